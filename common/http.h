@@ -1,0 +1,97 @@
+// HTTP/1.1 on the loop: a small server (admin endpoints, our engine, an edge's REST) and a keep-alive client. Beast
+// stays in the .cc. Limits: header 8 KiB, body as given, one time limit for each read and each answer.
+// Runs on: the loop.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "common/loop.h"
+#include "common/result.h"
+
+namespace sigmacast::http {
+
+using Headers = std::vector<std::pair<std::string, std::string>>;
+
+struct Request {
+    std::string method;
+    std::string path;   // Without the query, percent-encoding kept.
+    std::string query;  // Without the question mark.
+    Headers headers;    // Names in lower case.
+    std::string body;
+    std::string peer;   // The client's address.
+
+    /// The first header of this (lower-case) name, or empty.
+    [[nodiscard]] std::string_view header(std::string_view name) const;
+};
+
+struct Response {
+    int status = 200;
+    std::string body;
+    std::string content_type = "application/json";
+    Headers headers;
+};
+
+struct Upgrade;  // http_upgrade.h: a connection that asks for another protocol.
+
+struct ServerOptions {
+    std::string host = "127.0.0.1";
+    std::uint16_t port = 0;  // 0: the system chooses; see port().
+    std::string server_name = "sigmacast";
+    std::size_t body_bytes_max = 1u << 20;
+    std::size_t connections_max = 20'000;  // Beyond it a connection is closed at once.
+    Millis idle_max{30'000};               // Without a request.
+};
+
+class Server {
+ public:
+    using Respond = std::function<void(Response)>;
+    /// Called for each request; `respond` is to be called once, then or later, on the loop.
+    using Handler = std::function<void(const Request&, Respond respond)>;
+    /// Called for each request with `Upgrade: websocket`, before Handler; true: the connection was taken over.
+    using UpgradeHandler = std::function<bool(Upgrade&)>;
+
+    Server(Loop& loop, ServerOptions options, Handler handler, UpgradeHandler upgrade = nullptr);
+    ~Server();
+
+    /// Errors: kUnavailable, naming address and cause ("127.0.0.1:12080 is in use by another program").
+    Result<> start();
+    /// Stops accepting; connections that are idle are closed.
+    void stop();
+    [[nodiscard]] std::uint16_t port() const;
+
+ private:
+    struct Impl;
+    std::shared_ptr<Impl> impl_;
+};
+
+struct ClientOptions {
+    std::size_t connections_max = 16;  // Kept-alive, to the one address of the base URL.
+    std::size_t body_bytes_max = 8u << 20;
+};
+
+/// A pool of kept-alive connections to one server.
+class Client {
+ public:
+    using Done = std::function<void(Result<Response>)>;
+
+    /// `base`: http://host:port/path; requests go to base + target. Throws nothing; a bad URL fails each request.
+    Client(Loop& loop, std::string base, ClientOptions options = {});
+    ~Client();
+
+    /// `done` is called once, on the loop, at the latest at `deadline`. Errors: kUnavailable (refused, reset, closed in
+    /// the middle), kTimeout, kTooLarge, kInvalid (not HTTP). A kept connection that the server had closed meanwhile is
+    /// retried once on a new one.
+    void request(std::string method, std::string target, std::string body, Mono deadline, Done done);
+
+ private:
+    struct Impl;
+    std::shared_ptr<Impl> impl_;
+};
+
+}  // namespace sigmacast::http

@@ -1,0 +1,59 @@
+// The one thread on which a process decides: an Asio loop, without Asio in the header. Pure cores are driven from it;
+// adapters post to it from their own threads.
+//
+// Everything but post() and stop() is to be called on the loop's thread (or before run()).
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+
+#include "common/time.h"
+
+namespace boost::asio {
+class io_context;
+}
+
+namespace sigmacast {
+
+class Loop {
+ public:
+    Loop();
+    ~Loop();
+    Loop(const Loop&) = delete;
+    Loop& operator=(const Loop&) = delete;
+
+    /// Runs until stop(). Returns when every handler that was running has returned.
+    void run();
+    /// From any thread.
+    void stop();
+    /// Runs `work` on the loop's thread, later. From any thread.
+    void post(std::function<void()> work);
+    /// Calls `handler` once, on the loop, at the first SIGINT or SIGTERM; a second one ends the process at once.
+    void on_terminate(std::function<void()> handler);
+
+    boost::asio::io_context& context();
+
+ private:
+    struct Impl;
+    std::unique_ptr<Impl> impl_;
+};
+
+/// Calls its function at a given time. Runs on: the loop. Setting it again replaces the earlier time; destroying it
+/// cancels.
+class Timer {
+ public:
+    Timer(Loop& loop, std::function<void()> fire);
+    ~Timer();
+    Timer(const Timer&) = delete;
+    Timer& operator=(const Timer&) = delete;
+
+    /// At `when`, or soon if that is past; nullopt cancels.
+    void set(std::optional<Mono> when);
+
+ private:
+    struct Impl;
+    std::shared_ptr<Impl> impl_;
+};
+
+}  // namespace sigmacast

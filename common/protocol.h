@@ -1,0 +1,112 @@
+// The repair socket: what producers and edges ask the broker, and what it answers (DEALER to ROUTER). One message is
+// one msgpack map, followed by records (header and body frames, as in message.h) where it carries any.
+//
+//   producer -> broker   Hello {origin, instance, epoch, polls}    first, and whenever it hears Unknown
+//            <-          Welcome {floor, keys}                     or Conflict: another instance owns the origin
+//            ->          Sync {origin, instance, epoch}            each second
+//            <-          Durable {streams}                         each second, and after each commit of that origin
+//            <-          Ask {topic, from, to}                     a gap
+//            ->          Range {topic, range, records, superseded}
+//   edge     -> broker   SnapshotRequest {id}
+//            <-          Snapshot {id, epoch, pos, streams, polls, records}
+//            ->          Ask {id, origin, topic, from, to}
+//            <-          Range {id, origin, topic, epoch, range, records, superseded}
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "common/message.h"
+#include "common/sequence.h"
+
+namespace sigmacast::protocol {
+
+struct DeclaredPoll {
+    std::string name;
+    std::string topic;
+    Millis interval{0};
+    Millis deadline{0};
+};
+
+struct Hello {
+    std::string origin;
+    std::string instance;     // Random, new at each start.
+    std::uint64_t epoch = 0;  // The producer's own counter, raised and synced at each start.
+    bool first = true;        // The first hello of this instance: its epoch may still be raised.
+    std::vector<DeclaredPoll> polls;
+};
+
+/// The keys of a state topic that the broker holds as not ended.
+struct LiveKey {
+    std::string topic;
+    std::string poll;
+    std::string key;
+    Bytes data;  // The last known data.
+};
+
+struct Welcome {
+    std::uint64_t epoch = 0;  // The epoch under which this instance owns the origin.
+    std::vector<Mark> streams;  // Durable positions in that epoch.
+    std::vector<LiveKey> keys;
+};
+
+/// The origin is owned by an epoch that is not below the asker's. A first hello tries again above `floor`; any later
+/// one stops: another producer uses this name.
+struct Conflict {
+    std::uint64_t floor = 0;
+};
+
+struct Sync {
+    std::string origin;
+    std::string instance;
+    std::uint64_t epoch = 0;
+};
+
+struct Durable {
+    std::uint64_t epoch = 0;
+    std::vector<Mark> streams;
+};
+
+/// The broker does not know this instance: say hello again.
+struct Unknown {};
+
+struct Ask {
+    std::uint64_t id = 0;
+    std::string origin;
+    std::string topic;
+    sequence::Range range;
+};
+
+struct Range {
+    std::uint64_t id = 0;
+    std::string origin;
+    std::string topic;
+    std::string epoch;
+    sequence::Range range;
+    std::vector<sequence::Range> superseded;
+    std::vector<Message> items;
+};
+
+struct SnapshotRequest {
+    std::uint64_t id = 0;
+};
+
+struct Snapshot {
+    std::uint64_t id = 0;
+    std::string epoch;  // The log's.
+    std::uint64_t pos = 0;
+    std::vector<StreamHead> streams;    // Everything up to these positions is in the snapshot.
+    std::vector<PollState> polls;       // In the order of arrival of their origins.
+    std::vector<Message> values;        // The newest value of each key.
+};
+
+using Any = std::variant<Hello, Welcome, Conflict, Sync, Durable, Unknown, Ask, Range, SnapshotRequest, Snapshot>;
+
+Frames encode(const Any& message, Mono now);
+/// Errors: kInvalid, kTooLarge, kUnsupported.
+Result<Any> decode(const Frames& frames, Now now);
+
+}  // namespace sigmacast::protocol

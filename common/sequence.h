@@ -1,0 +1,370 @@
+// The sequenced stream: order and completeness over a transport that drops. Both hops use it (producer to broker,
+// broker to edge). A Sender stamps messages with contiguous positions per stream, keeps a bounded ring and answers
+// ranges; a Receiver delivers in order, drops duplicates, finds a gap by a later position or by a head, and asks for
+// the range until it has it or the owner must fall back.
+//
+//     sender.push(topic, key, is_event, message, bytes, now)  ->  position, to be published
+//     receiver.on_item(seq, message, now)                     ->  what is deliverable now, and what to ask for
+//
+// Pure: no socket, no thread, no clock. `T` is what is carried. The caller owns the epoch: a new one is a new Receiver.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <deque>
+#include <iterator>
+#include <map>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "common/random.h"
+#include "common/time.h"
+
+namespace sigmacast::sequence {
+
+/// Inclusive at both ends.
+struct Range {
+    std::uint64_t from = 0;
+    std::uint64_t to = 0;
+    friend bool operator==(const Range&, const Range&) = default;
+};
+
+template <class T>
+struct Item {
+    std::uint64_t seq = 0;
+    T value;
+};
+
+/// The answer to a range: what is here, and what was superseded by a newer value of the same key (which counts as
+/// received). What is in neither is lost.
+template <class T>
+struct RangeReply {
+    Range range;
+    std::vector<Item<T>> items;
+    std::vector<Range> superseded;
+};
+
+struct ReceiverLimits {
+    std::size_t hold_back_max = 1024;  // Items kept ahead of a gap; beyond it they are dropped, and asked for again.
+    std::uint64_t ask_max = 1024;      // Positions asked for at once.
+    int tries_max = 6;                 // Then the owner is told to fall back.
+    Millis retry_min{50};              // Doubles with each try, plus up to as much again at random.
+};
+
+template <class T>
+class Receiver {
+ public:
+    struct Actions {
+        std::vector<Item<T>> deliver;    // In order, each position once.
+        std::vector<Range> lost;         // The other side has them no more.
+        std::optional<Range> ask;        // Send this request now.
+        bool fall_back = false;          // Asking has not helped: take a snapshot, or call skip().
+    };
+
+    /// `next`: the first position to deliver.
+    explicit Receiver(std::uint64_t next = 1, ReceiverLimits limits = {})
+        : next_(next), limits_(limits) {}
+
+    Actions on_item(std::uint64_t seq, T value, Mono now, Random& random) {
+        Actions actions;
+        if (seq >= next_ && (seq == next_ || held_.size() < limits_.hold_back_max)) {
+            held_.emplace(seq, std::move(value));
+        }
+        known_ = std::max(known_, seq);
+        release(actions);
+        consider_asking(actions, now, random);
+        return actions;
+    }
+
+    /// The sender's newest position.
+    Actions on_head(std::uint64_t seq, Mono now, Random& random) {
+        Actions actions;
+        known_ = std::max(known_, seq);
+        consider_asking(actions, now, random);
+        return actions;
+    }
+
+    Actions on_range(RangeReply<T> reply, Mono now, Random& random) {
+        Actions actions;
+        for (Item<T>& item : reply.items) {
+            if (item.seq >= next_) {
+                held_.emplace(item.seq, std::move(item.value));
+            }
+        }
+        known_ = std::max(known_, reply.range.to);
+        if (reply.range.from <= next_) {
+            pass_over(reply.range.to, reply.superseded, actions);
+        }
+        release(actions);
+        tries_ = 0;
+        asked_until_.reset();
+        consider_asking(actions, now, random);
+        return actions;
+    }
+
+    Actions on_timer(Mono now, Random& random) {
+        Actions actions;
+        consider_asking(actions, now, random);
+        return actions;
+    }
+
+    /// When on_timer() wants to be called.
+    [[nodiscard]] std::optional<Mono> deadline() const { return asked_until_; }
+
+    /// Goes on after `seq`: what was before is in a snapshot, or given up.
+    Actions skip(std::uint64_t seq) {
+        Actions actions;
+        next_ = std::max(next_, seq + 1);
+        known_ = std::max(known_, seq);
+        held_.erase(held_.begin(), held_.lower_bound(next_));
+        tries_ = 0;
+        asked_until_.reset();
+        release(actions);
+        return actions;
+    }
+
+    /// The newest position delivered or passed over; all before it are.
+    [[nodiscard]] std::uint64_t delivered() const { return next_ - 1; }
+    /// The newest position heard of.
+    [[nodiscard]] std::uint64_t known() const { return std::max(known_, next_ - 1); }
+    [[nodiscard]] bool complete() const { return known_ < next_; }
+    /// Where the current gap ends: the position before the first held item, or the newest one known.
+    [[nodiscard]] std::uint64_t gap_end() const {
+        return held_.empty() ? known() : held_.begin()->first - 1;
+    }
+
+ private:
+    void release(Actions& actions) {
+        while (!held_.empty() && held_.begin()->first == next_) {
+            actions.deliver.push_back({next_, std::move(held_.begin()->second)});
+            held_.erase(held_.begin());
+            ++next_;
+        }
+        if (complete()) {
+            tries_ = 0;
+            asked_until_.reset();
+        }
+    }
+
+    /// Delivers what is held up to `to`; a position that is neither held nor superseded is lost.
+    void pass_over(std::uint64_t to, const std::vector<Range>& superseded, Actions& actions) {
+        while (next_ <= to) {
+            release(actions);
+            if (next_ > to) {
+                return;
+            }
+            const std::uint64_t hole_end = held_.empty() ? to : std::min(to, held_.begin()->first - 1);
+            if (const Range* range = find(superseded, next_)) {
+                next_ = std::min(range->to, hole_end) + 1;
+                continue;
+            }
+            std::uint64_t lost_end = hole_end;
+            for (const Range& range : superseded) {
+                if (range.from > next_) {
+                    lost_end = std::min(lost_end, range.from - 1);
+                }
+            }
+            actions.lost.push_back({next_, lost_end});
+            next_ = lost_end + 1;
+        }
+    }
+
+    static const Range* find(const std::vector<Range>& ranges, std::uint64_t seq) {
+        for (const Range& range : ranges) {
+            if (range.from <= seq && seq <= range.to) {
+                return &range;
+            }
+        }
+        return nullptr;
+    }
+
+    void consider_asking(Actions& actions, Mono now, Random& random) {
+        if (complete() || (asked_until_ && now < *asked_until_)) {
+            return;
+        }
+        if (tries_ >= limits_.tries_max) {
+            actions.fall_back = true;
+            tries_ = 0;
+            asked_until_ = now + limits_.retry_min * (1 << limits_.tries_max);
+            return;
+        }
+        const Millis wait = limits_.retry_min * (1 << tries_);
+        asked_until_ = now + wait + random.upto(wait);
+        ++tries_;
+        actions.ask = Range{next_, std::min(gap_end(), next_ + limits_.ask_max - 1)};
+    }
+
+    std::uint64_t next_;
+    ReceiverLimits limits_;
+    std::uint64_t known_ = 0;
+    std::map<std::uint64_t, T> held_;
+    int tries_ = 0;
+    std::optional<Mono> asked_until_;
+};
+
+struct SenderLimits {
+    std::size_t events_max = 10'000;   // Kept at least this many events a stream ...
+    Millis age_min{10 * 60 * 1000};    // ... or this long, whichever keeps more,
+    std::size_t bytes_max = 64u << 20;  // within this many bytes, all streams together.
+    std::size_t reply_items_max = 1024;
+};
+
+/// Stamps and keeps what was sent. Of a state stream the newest value of each key is kept; of an event stream every
+/// event, until it is durable on the other side and then within the limits.
+template <class T>
+class Sender {
+ public:
+    explicit Sender(SenderLimits limits = {}) : limits_(limits) {}
+
+    /// The position of the next push to this stream.
+    [[nodiscard]] std::uint64_t next(const std::string& topic) const {
+        const auto it = streams_.find(topic);
+        return it == streams_.end() ? 1 : it->second.last + 1;
+    }
+
+    /// Stamps `value` and keeps it. `bytes` is what it weighs against the bound. Returns its position, or nullopt when
+    /// an event finds the ring full of events that are not durable yet: wait for durable(), or call lose().
+    std::optional<std::uint64_t> push(const std::string& topic, const std::string& key, bool event, T value,
+                                      std::size_t bytes, Mono now) {
+        Stream& stream = streams_[topic];
+        if (bytes_ + bytes > limits_.bytes_max) {
+            evict(limits_.bytes_max > bytes ? limits_.bytes_max - bytes : 0, now);
+            if (event && bytes_ + bytes > limits_.bytes_max) {
+                return std::nullopt;
+            }
+        }
+        const std::uint64_t seq = ++stream.last;
+        if (!event) {
+            supersede(stream, key);
+            stream.newest_of_key[key] = seq;
+        }
+        stream.ring.emplace(seq, Entry{std::move(value), key, bytes, now, event});
+        bytes_ += bytes;
+        trim(stream, now);
+        return seq;
+    }
+
+    /// Consumes a position without a message: a declared gap.
+    std::uint64_t lose(const std::string& topic) { return ++streams_[topic].last; }
+
+    /// Everything up to `seq` is in the other side's log.
+    void durable(const std::string& topic, std::uint64_t seq, Mono now) {
+        const auto it = streams_.find(topic);
+        if (it != streams_.end()) {
+            it->second.durable = std::max(it->second.durable, std::min(seq, it->second.last));
+            trim(it->second, now);
+        }
+    }
+
+    [[nodiscard]] RangeReply<T> answer(const std::string& topic, Range asked) const {
+        RangeReply<T> reply{.range = asked, .items = {}, .superseded = {}};
+        const auto it = streams_.find(topic);
+        if (it == streams_.end()) {
+            return reply;
+        }
+        const Stream& stream = it->second;
+        asked.to = std::min(asked.to, stream.last);
+        std::uint64_t expected = asked.from;
+        for (auto entry = stream.ring.lower_bound(asked.from);
+             entry != stream.ring.end() && entry->first <= asked.to; ++entry) {
+            note_superseded(stream, expected, entry->first - 1, reply);
+            if (reply.items.size() == limits_.reply_items_max) {
+                reply.range.to = entry->first - 1;
+                return reply;
+            }
+            reply.items.push_back({entry->first, entry->second.value});
+            expected = entry->first + 1;
+        }
+        note_superseded(stream, expected, asked.to, reply);
+        reply.range.to = asked.to;
+        return reply;
+    }
+
+    /// Newest position of each stream.
+    [[nodiscard]] std::vector<std::pair<std::string, std::uint64_t>> heads() const {
+        std::vector<std::pair<std::string, std::uint64_t>> heads;
+        for (const auto& [topic, stream] : streams_) {
+            heads.emplace_back(topic, stream.last);
+        }
+        return heads;
+    }
+
+    /// Positions that are not durable yet, all streams together.
+    [[nodiscard]] std::uint64_t undurable() const {
+        std::uint64_t count = 0;
+        for (const auto& [topic, stream] : streams_) {
+            count += stream.last - stream.durable;
+        }
+        return count;
+    }
+    [[nodiscard]] std::size_t bytes() const { return bytes_; }
+
+ private:
+    struct Entry {
+        T value;
+        std::string key;
+        std::size_t bytes = 0;
+        Mono at;
+        bool event = false;
+    };
+    struct Stream {
+        std::uint64_t last = 0;
+        std::uint64_t durable = 0;
+        std::map<std::uint64_t, Entry> ring;
+        std::unordered_map<std::string, std::uint64_t> newest_of_key;
+    };
+
+    void supersede(Stream& stream, const std::string& key) {
+        const auto newest = stream.newest_of_key.find(key);
+        if (newest != stream.newest_of_key.end()) {
+            drop(stream, stream.ring.find(newest->second));
+        }
+    }
+
+    typename std::map<std::uint64_t, Entry>::iterator drop(
+        Stream& stream, typename std::map<std::uint64_t, Entry>::iterator entry) {
+        if (entry == stream.ring.end()) {
+            return entry;
+        }
+        bytes_ -= entry->second.bytes;
+        return stream.ring.erase(entry);
+    }
+
+    static void note_superseded(const Stream& stream, std::uint64_t from, std::uint64_t to, RangeReply<T>& reply) {
+        if (from <= to && !stream.newest_of_key.empty()) {
+            reply.superseded.push_back({from, to});
+        }
+    }
+
+    /// Forgets durable events that are beyond both the count and the age.
+    void trim(Stream& stream, Mono now) {
+        while (stream.ring.size() > limits_.events_max) {
+            const auto oldest = stream.ring.begin();
+            const bool young = elapsed(oldest->second.at, now) < limits_.age_min;
+            if (!oldest->second.event || young || oldest->first > stream.durable) {
+                return;
+            }
+            drop(stream, oldest);
+        }
+    }
+
+    /// Makes room by forgetting durable events, oldest first in each stream, whatever their age.
+    void evict(std::size_t target, Mono) {
+        for (auto& [topic, stream] : streams_) {
+            auto entry = stream.ring.begin();
+            while (bytes_ > target && entry != stream.ring.end() && entry->second.event &&
+                   entry->first <= stream.durable) {
+                entry = drop(stream, entry);
+            }
+        }
+    }
+
+    SenderLimits limits_;
+    std::map<std::string, Stream> streams_;
+    std::size_t bytes_ = 0;
+};
+
+}  // namespace sigmacast::sequence
