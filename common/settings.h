@@ -98,13 +98,16 @@ Settings default_settings();
 
 /// Reads and checks a file (empty path: defaults), then the environment. Every problem is found in one pass; the error's
 /// message has one line each: `sigmacast.toml:12: broker.fed: unknown key; did you mean broker.feed?`
-/// `notes` receives what was adjusted (a capped timeout), for the log.
+/// `notes` receives what was adjusted (a capped timeout), for the log. `command_line`, where given, changes the settings
+/// last, before the rules that hold between settings (P10, deadlines) are checked.
 Result<Settings> load_settings(const std::string& path, const Environment& environment,
-                               std::vector<std::string>& notes);
+                               std::vector<std::string>& notes,
+                               const std::function<void(Settings&)>& command_line = nullptr);
 
 /// The same from text, with a name for its messages.
 Result<Settings> parse_settings(std::string_view text, const std::string& name, const Environment& environment,
-                                std::vector<std::string>& notes);
+                                std::vector<std::string>& notes,
+                                const std::function<void(Settings&)>& command_line = nullptr);
 
 /// A commented configuration file with every default, as ops/run writes at first start.
 std::string default_config_text();
