@@ -1,4 +1,4 @@
-// What travels between producer, broker and edges, and its bytes on the bus. `common/EVENTS.md` lists every field.
+// What travels between producer, broker and edges, and its bytes on the bus. `common/WIRE.md` lists every field.
 //
 // A message is three frames: the topic frame (type, NUL, origin: ZeroMQ matches by prefix), a header (a msgpack map
 // with its version in `v`, unknown members skipped) and the body, which is the event's data as a msgpack map and is
@@ -8,6 +8,7 @@
 // Values; no thread of their own. Bytes are shared and immutable.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -141,6 +142,11 @@ struct Message {
 
 /// The name of the stream that carries a poll's reports.
 std::string report_topic(std::string_view poll);
+
+/// A topic's or an origin's name may be this long; decode() refuses longer ones, and so should whoever makes one.
+inline constexpr std::size_t kNameBytesMax = 128;
+/// Checks a topic or an origin: 1 to 128 printable ASCII characters without a space. `what` is for the message.
+Result<> check_name(std::string_view what, std::string_view name);
 
 /// Encodes to [topic NUL origin][header][body].
 Frames encode(const Message& message, Mono now);

@@ -88,6 +88,7 @@ struct Range {
     sequence::Range range;
     std::vector<sequence::Range> superseded;
     std::vector<Message> items;
+    std::uint64_t unreadable = 0;  // Decoding: records that are not what they should be. Left out, so they count as lost.
 };
 
 struct SnapshotRequest {
@@ -101,9 +102,13 @@ struct Snapshot {
     std::vector<StreamHead> streams;    // Everything up to these positions is in the snapshot.
     std::vector<PollState> polls;       // In the order of arrival of their origins.
     std::vector<Message> values;        // The newest value of each key.
+    std::uint64_t unreadable = 0;       // Decoding: records left out, as in Range. To be logged and counted.
 };
 
 using Any = std::variant<Hello, Welcome, Conflict, Sync, Durable, Unknown, Ask, Range, SnapshotRequest, Snapshot>;
+
+/// Records in one message; decode() refuses more, so a larger snapshot or range is to be cut by whoever makes it.
+inline constexpr std::size_t kRecordsMax = 100'000;
 
 Frames encode(const Any& message, Mono now);
 /// Errors: kInvalid, kTooLarge, kUnsupported.
