@@ -1,0 +1,448 @@
+#include "common/bus.h"
+
+#include <fcntl.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <csignal>
+#include <cstring>
+#include <deque>
+#include <exception>
+#include <mutex>
+#include <string_view>
+#include <thread>
+#include <utility>
+#include <zmq.hpp>
+
+#include "common/log.h"
+
+namespace sigmacast::bus {
+namespace {
+
+constexpr std::size_t kIncomingMax = 4'096;              // Beyond it the sockets are not read.
+constexpr std::size_t kIncomingBytesMax = 64u << 20;     // The same, for large messages.
+constexpr std::size_t kOutgoingMax = 65'536;             // Beyond it send() drops.
+constexpr std::size_t kOutgoingBytesMax = 256u << 20;    // The same, for large messages.
+constexpr std::size_t kDrainMax = 256;                   // From one socket in one turn.
+constexpr std::size_t kFramesMax = 16'384;               // Of one message; more is dropped and counted.
+constexpr int kLingerMs = 200;
+
+zmq::socket_type zmq_type(SocketType type) {
+    switch (type) {
+        case SocketType::kPub:
+            return zmq::socket_type::pub;
+        case SocketType::kSub:
+            return zmq::socket_type::sub;
+        case SocketType::kXpub:
+            return zmq::socket_type::xpub;
+        case SocketType::kRouter:
+            return zmq::socket_type::router;
+        case SocketType::kDealer:
+            return zmq::socket_type::dealer;
+    }
+    return zmq::socket_type::pub;
+}
+
+void configure(zmq::socket_t& socket, const SocketOptions& options) {
+    socket.set(zmq::sockopt::linger, kLingerMs);
+    socket.set(zmq::sockopt::sndhwm, options.high_water_mark);
+    socket.set(zmq::sockopt::rcvhwm, options.high_water_mark);
+    socket.set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(options.message_bytes_max));
+    socket.set(zmq::sockopt::heartbeat_ivl, 500);
+    socket.set(zmq::sockopt::heartbeat_timeout, 1'500);
+    socket.set(zmq::sockopt::heartbeat_ttl, 2'000);
+    socket.set(zmq::sockopt::reconnect_ivl, 10);
+    socket.set(zmq::sockopt::reconnect_ivl_max, 200);
+    socket.set(zmq::sockopt::tcp_keepalive, 1);
+    socket.set(zmq::sockopt::tcp_keepalive_idle, 30);
+    if (options.endpoint.find('[') != std::string::npos) {
+        socket.set(zmq::sockopt::ipv6, 1);
+    }
+    if (options.type == SocketType::kXpub) {
+        socket.set(zmq::sockopt::xpub_verbose, 1);
+    }
+    if (options.type == SocketType::kSub) {
+        for (const std::string& prefix : options.subscribe) {
+            socket.set(zmq::sockopt::subscribe, prefix);
+        }
+    }
+}
+
+/// The file of an ipc endpoint; empty for other transports and for abstract names.
+std::string ipc_path(const std::string& endpoint) {
+    constexpr std::string_view kIpc = "ipc://";
+    if (endpoint.rfind(kIpc, 0) != 0 || endpoint.size() == kIpc.size()) {
+        return {};
+    }
+    const char first = endpoint[kIpc.size()];
+    return first == '@' || first == '*' ? std::string() : endpoint.substr(kIpc.size());
+}
+
+/// ZeroMQ removes an existing socket file before it binds, and so would take it from a running program.
+bool somebody_listens(const std::string& path) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    if (path.size() >= sizeof address.sun_path) {
+        return false;
+    }
+    std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+    const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0) {
+        return false;
+    }
+    const bool taken =
+        ::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 ||
+        errno == EAGAIN;
+    ::close(fd);
+    return taken;
+}
+
+Result<> bind(zmq::socket_t& socket, const std::string& endpoint) {
+    const std::string path = ipc_path(endpoint);
+    if (!path.empty() && somebody_listens(path)) {
+        return Error{Errc::kUnavailable, "cannot bind " + endpoint + ": Address already in use"};
+    }
+    try {
+        socket.bind(endpoint);
+    } catch (const zmq::error_t& error) {
+        return Error{Errc::kUnavailable, "cannot bind " + endpoint + ": " + error.what()};
+    }
+    if (!path.empty() && ::chmod(path.c_str(), 0600) != 0) {
+        return Error{Errc::kUnavailable,
+                     "cannot set the permissions of " + path + ": " + std::strerror(errno)};
+    }
+    return {};
+}
+
+Result<> connect(zmq::socket_t& socket, const std::string& endpoint) {
+    try {
+        socket.connect(endpoint);
+    } catch (const zmq::error_t& error) {
+        return Error{Errc::kUnavailable, "cannot connect to " + endpoint + ": " + error.what()};
+    }
+    return {};
+}
+
+std::size_t weight(const Frames& frames) {
+    std::size_t bytes = 0;
+    for (const std::string& frame : frames) {
+        bytes += frame.size();
+    }
+    return bytes;
+}
+
+/// What the bus thread and the loop share; it outlives the node in tasks that were posted before its end.
+struct Inbox {
+    explicit Inbox(std::function<void(std::vector<Incoming>)> handler)
+        : on_batch(std::move(handler)) {}
+
+    const std::function<void(std::vector<Incoming>)> on_batch;
+    std::mutex mutex;
+    std::vector<Incoming> waiting;  // Guarded, as the next two.
+    std::size_t bytes = 0;
+    bool closed = false;
+};
+
+/// A counting event that ZeroMQ can poll.
+class Wake {
+ public:
+    Wake() : fd_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+    ~Wake() { ::close(fd_); }
+    Wake(const Wake&) = delete;
+    Wake& operator=(const Wake&) = delete;
+
+    void signal() const {
+        const std::uint64_t one = 1;
+        [[maybe_unused]] const auto written = ::write(fd_, &one, sizeof one);
+    }
+    void clear() const {
+        std::uint64_t count = 0;
+        [[maybe_unused]] const auto read = ::read(fd_, &count, sizeof count);
+    }
+    [[nodiscard]] int fd() const { return fd_; }
+
+ private:
+    int fd_;
+};
+
+}  // namespace
+
+struct Node::Impl {
+    Impl(Loop& the_loop, std::vector<SocketOptions> sockets_wanted,
+         std::function<void(std::vector<Incoming>)> on_batch)
+        : loop(the_loop),
+          options(std::move(sockets_wanted)),
+          inbox(std::make_shared<Inbox>(std::move(on_batch))) {}
+
+    Result<> open();
+    void run();
+    bool poll(std::vector<zmq::pollitem_t>& items, bool reading);
+    void drain(std::size_t index, std::vector<Incoming>& into, std::size_t& bytes);
+    bool receive(std::size_t index, Frames& frames);
+    bool hand_over(std::vector<Incoming>& batch, std::size_t bytes);
+    void send_waiting();
+    void transmit(std::size_t index, const Frames& frames);
+
+    Loop& loop;
+    const std::vector<SocketOptions> options;
+    const std::shared_ptr<Inbox> inbox;
+    std::shared_ptr<Wake> wake = std::make_shared<Wake>();
+    std::atomic<std::uint64_t> dropped = 0;
+    std::atomic<bool> stopping = false;
+
+    std::mutex outgoing_mutex;
+    std::deque<std::pair<std::size_t, Frames>> outgoing;  // Guarded, as the next two.
+    std::size_t outgoing_bytes = 0;
+    bool accepting = false;
+
+    // Made by start(), then the bus thread's alone.
+    zmq::context_t context{1};
+    std::vector<zmq::socket_t> sockets;
+    std::size_t room = kIncomingMax;
+    std::thread thread;
+};
+
+Result<> Node::Impl::open() {
+    for (const SocketOptions& wanted : options) {
+        try {
+            sockets.emplace_back(context, zmq_type(wanted.type));
+            configure(sockets.back(), wanted);
+        } catch (const zmq::error_t& error) {
+            return Error{Errc::kUnavailable,
+                         "cannot make a socket for " + wanted.endpoint + ": " + error.what()};
+        }
+        Result<> done = wanted.bind ? bind(sockets.back(), wanted.endpoint)
+                                    : connect(sockets.back(), wanted.endpoint);
+        if (!done) {
+            return done;
+        }
+    }
+    return {};
+}
+
+void Node::Impl::run() {
+    std::vector<zmq::pollitem_t> items;
+    for (zmq::socket_t& socket : sockets) {
+        items.push_back({socket.handle(), 0, ZMQ_POLLIN, 0});
+    }
+    items.push_back({nullptr, wake->fd(), ZMQ_POLLIN, 0});
+
+    std::vector<Incoming> batch;
+    bool reading = true;
+    while (!stopping) {
+        if (!poll(items, reading)) {
+            continue;
+        }
+        wake->clear();
+        send_waiting();
+        std::size_t bytes = 0;
+        if (reading) {
+            for (std::size_t i = 0; i < sockets.size(); ++i) {
+                if ((items[i].revents & ZMQ_POLLIN) != 0) {
+                    drain(i, batch, bytes);
+                }
+            }
+        }
+        reading = hand_over(batch, bytes);
+    }
+    send_waiting();
+    sockets.clear();  // What is left has kLingerMs to leave; the context waits for it.
+}
+
+bool Node::Impl::poll(std::vector<zmq::pollitem_t>& items, bool reading) {
+    for (std::size_t i = 0; i < sockets.size(); ++i) {
+        items[i].events = reading ? ZMQ_POLLIN : static_cast<short>(0);
+    }
+    try {
+        zmq::poll(items, std::chrono::milliseconds(-1));
+        return true;
+    } catch (const zmq::error_t& error) {
+        if (error.num() == EINTR) {
+            return false;
+        }
+        throw;
+    }
+}
+
+void Node::Impl::drain(std::size_t index, std::vector<Incoming>& into, std::size_t& bytes) {
+    for (std::size_t i = 0; i < kDrainMax; ++i) {
+        if (into.size() >= room || bytes >= kIncomingBytesMax) {
+            return;
+        }
+        Incoming incoming{.socket = index, .frames = {}};
+        if (!receive(index, incoming.frames)) {
+            return;
+        }
+        bytes += weight(incoming.frames);
+        if (!incoming.frames.empty()) {
+            into.push_back(std::move(incoming));
+        }
+    }
+}
+
+/// False when nothing waits. A message of too many frames comes out empty.
+bool Node::Impl::receive(std::size_t index, Frames& frames) {
+    zmq::socket_t& socket = sockets[index];
+    zmq::message_t part;
+    std::size_t count = 0;
+    std::size_t bytes = 0;
+    do {
+        if (!socket.recv(part, zmq::recv_flags::dontwait)) {
+            return false;
+        }
+        bytes += part.size();
+        if (++count <= kFramesMax && bytes <= kIncomingBytesMax) {
+            frames.emplace_back(static_cast<const char*>(part.data()), part.size());
+        }
+    } while (part.more());
+    if (count > kFramesMax || bytes > kIncomingBytesMax) {
+        frames.clear();
+        ++dropped;
+    }
+    return true;
+}
+
+/// Adds to what waits for the loop, and posts one task where nothing waited. Returns whether there is room for more.
+bool Node::Impl::hand_over(std::vector<Incoming>& batch, std::size_t bytes) {
+    bool was_empty = false;
+    bool more = false;
+    {
+        const std::lock_guard lock(inbox->mutex);
+        was_empty = inbox->waiting.empty();
+        inbox->waiting.insert(inbox->waiting.end(), std::make_move_iterator(batch.begin()),
+                              std::make_move_iterator(batch.end()));
+        inbox->bytes += bytes;
+        room = kIncomingMax - inbox->waiting.size();
+        more = room > 0 && inbox->bytes < kIncomingBytesMax;
+    }
+    if (was_empty && !batch.empty()) {
+        loop.post([inbox = inbox, wake = wake] {
+            std::vector<Incoming> taken;
+            std::size_t taken_bytes = 0;
+            {
+                const std::lock_guard lock(inbox->mutex);
+                if (inbox->closed) {
+                    return;
+                }
+                taken.swap(inbox->waiting);
+                taken_bytes = std::exchange(inbox->bytes, 0);
+            }
+            if (taken.size() >= kIncomingMax || taken_bytes >= kIncomingBytesMax) {
+                wake->signal();  // The bus had stopped reading.
+            }
+            inbox->on_batch(std::move(taken));
+        });
+    }
+    batch.clear();
+    return more;
+}
+
+void Node::Impl::send_waiting() {
+    std::deque<std::pair<std::size_t, Frames>> taken;
+    {
+        const std::lock_guard lock(outgoing_mutex);
+        taken.swap(outgoing);
+        outgoing_bytes = 0;
+    }
+    for (const auto& [index, frames] : taken) {
+        transmit(index, frames);
+    }
+}
+
+void Node::Impl::transmit(std::size_t index, const Frames& frames) {
+    try {
+        for (std::size_t i = 0; i < frames.size(); ++i) {
+            const auto more =
+                i + 1 < frames.size() ? zmq::send_flags::sndmore : zmq::send_flags::none;
+            const auto flags = more | zmq::send_flags::dontwait;
+            if (!sockets[index].send(zmq::buffer(frames[i]), flags)) {
+                ++dropped;  // At the high-water mark; only the first frame can meet it.
+                return;
+            }
+        }
+    } catch (const zmq::error_t& error) {
+        ++dropped;
+        log_warn("bus message not sent",
+                 {{"endpoint", options[index].endpoint}, {"why", std::string(error.what())}});
+    }
+}
+
+Node::Node(Loop& loop, std::vector<SocketOptions> sockets,
+           std::function<void(std::vector<Incoming>)> on_batch)
+    : impl_(std::make_unique<Impl>(loop, std::move(sockets), std::move(on_batch))) {}
+
+Node::~Node() { stop(); }
+
+Result<> Node::start() {
+    Result<> opened = impl_->open();
+    if (!opened) {
+        impl_->sockets.clear();
+        return opened;
+    }
+    {
+        const std::lock_guard lock(impl_->outgoing_mutex);
+        impl_->accepting = true;
+    }
+    // Signals belong to the loop's thread.
+    sigset_t all;
+    sigset_t before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    impl_->thread = std::thread([impl = impl_.get()] {
+        try {
+            impl->run();
+        } catch (const std::exception& problem) {
+            log_error("the bus thread failed; ending", {{"what", std::string(problem.what())}});
+            std::terminate();  // A process without its bus is of no use: the supervisor restarts it.
+        }
+    });
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    return {};
+}
+
+void Node::stop() {
+    {
+        const std::lock_guard lock(impl_->inbox->mutex);
+        impl_->inbox->closed = true;
+    }
+    {
+        const std::lock_guard lock(impl_->outgoing_mutex);
+        impl_->accepting = false;
+    }
+    impl_->stopping = true;
+    impl_->wake->signal();
+    if (impl_->thread.joinable()) {
+        impl_->thread.join();
+    }
+    impl_->context.close();
+}
+
+bool Node::send(std::size_t socket, Frames frames) {
+    const std::size_t bytes = weight(frames);
+    bool was_empty = false;
+    {
+        const std::lock_guard lock(impl_->outgoing_mutex);
+        if (!impl_->accepting || socket >= impl_->options.size() || frames.empty() ||
+            impl_->outgoing.size() >= kOutgoingMax ||
+            impl_->outgoing_bytes + bytes > kOutgoingBytesMax) {
+            ++impl_->dropped;
+            return false;
+        }
+        was_empty = impl_->outgoing.empty();
+        impl_->outgoing.emplace_back(socket, std::move(frames));
+        impl_->outgoing_bytes += bytes;
+    }
+    if (was_empty) {
+        impl_->wake->signal();
+    }
+    return true;
+}
+
+std::uint64_t Node::dropped() const { return impl_->dropped; }
+
+}  // namespace sigmacast::bus

@@ -1,0 +1,7 @@
+#include "common/settings.h"
+
+namespace sigmacast {
+
+Settings default_settings() { return {}; }
+
+}  // namespace sigmacast
