@@ -15,6 +15,7 @@
 #include <iterator>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -240,11 +241,29 @@ class Sender {
         if (!event) {
             supersede(stream, key);
             stream.newest_of_key[key] = seq;
+            stream.conflates = true;
         }
         stream.ring.emplace(seq, Entry{std::move(value), key, bytes, now, event});
         bytes_ += bytes;
         trim(stream, now);
         return seq;
+    }
+
+    /// The newest value of this key is its last one: it is forgotten once it is durable, or when more than
+    /// `events_max` ended keys of the stream wait for that (the oldest then counts as superseded).
+    void end(const std::string& topic, const std::string& key) {
+        const auto it = streams_.find(topic);
+        if (it == streams_.end()) {
+            return;
+        }
+        Stream& stream = it->second;
+        const auto newest = stream.newest_of_key.find(key);
+        if (newest == stream.newest_of_key.end()) {
+            return;
+        }
+        stream.ended.insert(newest->second);
+        stream.newest_of_key.erase(newest);
+        forget_ended(stream);
     }
 
     /// Consumes a position without a message: a declared gap.
@@ -255,6 +274,7 @@ class Sender {
         const auto it = streams_.find(topic);
         if (it != streams_.end()) {
             it->second.durable = std::max(it->second.durable, std::min(seq, it->second.last));
+            forget_ended(it->second);
             trim(it->second, now);
         }
     }
@@ -315,12 +335,22 @@ class Sender {
         std::uint64_t durable = 0;
         std::map<std::uint64_t, Entry> ring;
         std::unordered_map<std::string, std::uint64_t> newest_of_key;
+        std::set<std::uint64_t> ended;  // Last values of keys; kept until they are durable.
+        bool conflates = false;         // A state stream: what is missing here was superseded.
     };
 
     void supersede(Stream& stream, const std::string& key) {
         const auto newest = stream.newest_of_key.find(key);
         if (newest != stream.newest_of_key.end()) {
             drop(stream, stream.ring.find(newest->second));
+        }
+    }
+
+    void forget_ended(Stream& stream) {
+        while (!stream.ended.empty() && (*stream.ended.begin() <= stream.durable ||
+                                         stream.ended.size() > limits_.events_max)) {
+            drop(stream, stream.ring.find(*stream.ended.begin()));
+            stream.ended.erase(stream.ended.begin());
         }
     }
 
@@ -334,7 +364,7 @@ class Sender {
     }
 
     static void note_superseded(const Stream& stream, std::uint64_t from, std::uint64_t to, RangeReply<T>& reply) {
-        if (from <= to && !stream.newest_of_key.empty()) {
+        if (from <= to && stream.conflates) {
             reply.superseded.push_back({from, to});
         }
     }
