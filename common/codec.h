@@ -1,5 +1,6 @@
-// msgpack inside, JSON outside. Every reader here is bounded: depth, element counts and bytes are checked before
-// anything is allocated for them, so a hostile frame costs its own length and no more. Thread safe (no state).
+// msgpack inside, JSON outside. Every reader here is bounded: depth, element counts and bytes are
+// checked before anything is allocated for them, so a hostile frame costs its own length and no
+// more. Thread safe (no state).
 #pragma once
 
 #include <boost/json/fwd.hpp>
@@ -12,8 +13,8 @@
 namespace sigmacast {
 
 struct CodecLimits {
-    std::size_t bytes_max = 4u << 20;     // One event's data.
-    std::size_t elements_max = 100'000;   // Members and items, all levels together.
+    std::size_t bytes_max = 4u << 20;    // One event's data.
+    std::size_t elements_max = 100'000;  // Members and items, all levels together.
     std::size_t depth_max = 32;
 };
 

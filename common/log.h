@@ -1,5 +1,5 @@
-// Logging: one line a change of state, `time level program message key=value ...`, to standard error. Traffic is
-// counted (metrics.h), not logged. Thread safe; synchronous, so no line is lost.
+// Logging: one line a change of state, `time level program message key=value ...`, to standard
+// error. Traffic is counted (metrics.h), not logged. Thread safe; synchronous, so no line is lost.
 //
 //     log_info("breaker opened", {{"breaker", name}, {"failures", failures}});
 #pragma once
@@ -32,7 +32,8 @@ struct LogField {
 };
 using LogFields = std::initializer_list<LogField>;
 
-/// Level is debug, info, warn or error. To be called once, before the first line; later lines carry `program`.
+/// Level is debug, info, warn or error. To be called once, before the first line; later lines carry
+/// `program`.
 void log_start(std::string_view program, std::string_view level);
 
 void log_debug(std::string_view message, LogFields fields = {});

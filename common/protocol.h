@@ -1,10 +1,14 @@
-// The repair socket: what producers and edges ask the broker, and what it answers (DEALER to ROUTER). One message is
-// one msgpack map, followed by records (header and body frames, as in message.h) where it carries any.
+// The repair socket: what producers and edges ask the broker, and what it answers (DEALER to
+// ROUTER). One message is one msgpack map, followed by records (header and body frames, as in
+// message.h) where it carries any.
 //
-//   producer -> broker   Hello {origin, instance, epoch, polls}    first, and whenever it hears Unknown
-//            <-          Welcome {floor, keys}                     or Conflict: another instance owns the origin
+//   producer -> broker   Hello {origin, instance, epoch, polls}    first, and whenever it hears
+//   Unknown
+//            <-          Welcome {floor, keys}                     or Conflict: another instance
+//            owns the origin
 //            ->          Sync {origin, instance, epoch}            each second
-//            <-          Durable {streams}                         each second, and after each commit of that origin
+//            <-          Durable {streams}                         each second, and after each
+//            commit of that origin
 //            <-          Ask {topic, from, to}                     a gap
 //            ->          Range {topic, range, records, superseded}
 //   edge     -> broker   SnapshotRequest {id}
@@ -48,13 +52,13 @@ struct LiveKey {
 };
 
 struct Welcome {
-    std::uint64_t epoch = 0;  // The epoch under which this instance owns the origin.
+    std::uint64_t epoch = 0;    // The epoch under which this instance owns the origin.
     std::vector<Mark> streams;  // Durable positions in that epoch.
     std::vector<LiveKey> keys;
 };
 
-/// The origin is owned by an epoch that is not below the asker's. A first hello tries again above `floor`; any later
-/// one stops: another producer uses this name.
+/// The origin is owned by an epoch that is not below the asker's. A first hello tries again above
+/// `floor`; any later one stops: another producer uses this name.
 struct Conflict {
     std::uint64_t floor = 0;
 };
@@ -88,7 +92,8 @@ struct Range {
     sequence::Range range;
     std::vector<sequence::Range> superseded;
     std::vector<Message> items;
-    std::uint64_t unreadable = 0;  // Decoding: records that are not what they should be. Left out, so they count as lost.
+    std::uint64_t unreadable =
+        0;  // Decoding: records that are not what they should be. Left out, so they count as lost.
 };
 
 struct SnapshotRequest {
@@ -99,15 +104,18 @@ struct Snapshot {
     std::uint64_t id = 0;
     std::string epoch;  // The log's.
     std::uint64_t pos = 0;
-    std::vector<StreamHead> streams;    // Everything up to these positions is in the snapshot.
-    std::vector<PollState> polls;       // In the order of arrival of their origins.
-    std::vector<Message> values;        // The newest value of each key.
-    std::uint64_t unreadable = 0;       // Decoding: records left out, as in Range. To be logged and counted.
+    std::vector<StreamHead> streams;  // Everything up to these positions is in the snapshot.
+    std::vector<PollState> polls;     // In the order of arrival of their origins.
+    std::vector<Message> values;      // The newest value of each key.
+    std::uint64_t unreadable =
+        0;  // Decoding: records left out, as in Range. To be logged and counted.
 };
 
-using Any = std::variant<Hello, Welcome, Conflict, Sync, Durable, Unknown, Ask, Range, SnapshotRequest, Snapshot>;
+using Any = std::variant<Hello, Welcome, Conflict, Sync, Durable, Unknown, Ask, Range,
+                         SnapshotRequest, Snapshot>;
 
-/// Records in one message; decode() refuses more, so a larger snapshot or range is to be cut by whoever makes it.
+/// Records in one message; decode() refuses more, so a larger snapshot or range is to be cut by
+/// whoever makes it.
 inline constexpr std::size_t kRecordsMax = 100'000;
 
 Frames encode(const Any& message, Mono now);

@@ -1,18 +1,22 @@
-// The sequenced stream: order and completeness over a transport that drops. Both hops use it (producer to broker,
-// broker to edge). A Sender stamps messages with contiguous positions per stream, keeps a bounded ring and answers
-// ranges; a Receiver delivers in order, drops duplicates, finds a gap by a later position or by a head, and asks for
-// the range until it has it or the owner must fall back.
+// The sequenced stream: order and completeness over a transport that drops. Both hops use it
+// (producer to broker, broker to edge). A Sender stamps messages with contiguous positions per
+// stream, keeps a bounded ring and answers ranges; a Receiver delivers in order, drops duplicates,
+// finds a gap by a later position or by a head, and asks for the range until it has it or the owner
+// must fall back.
 //
 //     sender.push(topic, key, is_event, message, bytes, now)  ->  position, to be published
-//     receiver.on_item(seq, message, now)                     ->  what is deliverable now, and what to ask for
+//     receiver.on_item(seq, message, now)                     ->  what is deliverable now, and what
+//     to ask for
 //
-// Pure: no socket, no thread, no clock. `T` is what is carried. The caller owns the epoch: a new one is a new Receiver.
+// Pure: no socket, no thread, no clock. `T` is what is carried. The caller owns the epoch: a new
+// one is a new Receiver.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <iterator>
+#include <limits>
 #include <map>
 #include <optional>
 #include <set>
@@ -26,7 +30,11 @@
 
 namespace sigmacast::sequence {
 
-/// Inclusive at both ends.
+/// Positions beyond this are nonsense, and ignored. (It is also the largest integer of the
+/// database.)
+inline constexpr std::uint64_t kSeqMax = std::numeric_limits<std::int64_t>::max();
+
+/// Inclusive at both ends; empty where `to` is below `from`.
 struct Range {
     std::uint64_t from = 0;
     std::uint64_t to = 0;
@@ -39,8 +47,8 @@ struct Item {
     T value;
 };
 
-/// The answer to a range: what is here, and what was superseded by a newer value of the same key (which counts as
-/// received). What is in neither is lost.
+/// The answer to a range: what is here, and what was superseded by a newer value of the same key
+/// (which counts as received). What is in neither is lost.
 template <class T>
 struct RangeReply {
     Range range;
@@ -49,20 +57,21 @@ struct RangeReply {
 };
 
 struct ReceiverLimits {
-    std::size_t hold_back_max = 1024;  // Items kept ahead of a gap; beyond it they are dropped, and asked for again.
-    std::uint64_t ask_max = 1024;      // Positions asked for at once.
-    int tries_max = 6;                 // Then the owner is told to fall back.
-    Millis retry_min{50};              // Doubles with each try, plus up to as much again at random.
+    std::size_t hold_back_max =
+        1024;  // Items kept ahead of a gap; beyond it they are dropped, and asked for again.
+    std::uint64_t ask_max = 1024;  // Positions asked for at once.
+    int tries_max = 6;             // Then the owner is told to fall back.
+    Millis retry_min{50};          // Doubles with each try, plus up to as much again at random.
 };
 
 template <class T>
 class Receiver {
  public:
     struct Actions {
-        std::vector<Item<T>> deliver;    // In order, each position once.
-        std::vector<Range> lost;         // The other side has them no more.
-        std::optional<Range> ask;        // Send this request now.
-        bool fall_back = false;          // Asking has not helped: take a snapshot, or call skip().
+        std::vector<Item<T>> deliver;  // In order, each position once.
+        std::vector<Range> lost;       // The other side has them no more.
+        std::optional<Range> ask;      // Send this request now.
+        bool fall_back = false;        // Asking has not helped: take a snapshot, or call skip().
     };
 
     /// `next`: the first position to deliver.
@@ -71,9 +80,10 @@ class Receiver {
 
     Actions on_item(std::uint64_t seq, T value, Mono now, Random& random) {
         Actions actions;
-        if (seq >= next_ && (seq == next_ || held_.size() < limits_.hold_back_max)) {
-            held_.emplace(seq, std::move(value));
+        if (seq > kSeqMax) {
+            return actions;
         }
+        hold(seq, std::move(value), seq == next_);
         known_ = std::max(known_, seq);
         release(actions);
         consider_asking(actions, now, random);
@@ -83,25 +93,35 @@ class Receiver {
     /// The sender's newest position.
     Actions on_head(std::uint64_t seq, Mono now, Random& random) {
         Actions actions;
-        known_ = std::max(known_, seq);
+        if (seq <= kSeqMax) {
+            known_ = std::max(known_, seq);
+        }
         consider_asking(actions, now, random);
         return actions;
     }
 
+    /// A reply that does not reach `next`, or says nothing, changes nothing: the request is
+    /// repeated in its time, and is then given up. So neither a late duplicate nor a sender that
+    /// knows less than we do makes us ask in a circle.
     Actions on_range(RangeReply<T> reply, Mono now, Random& random) {
         Actions actions;
+        const std::uint64_t before = next_;
+        const bool joins = reply.range.from <= next_ && reply.range.to <= kSeqMax;
         for (Item<T>& item : reply.items) {
-            if (item.seq >= next_) {
-                held_.emplace(item.seq, std::move(item.value));
+            if (item.seq <= std::min(reply.range.to, kSeqMax)) {
+                hold(item.seq, std::move(item.value), joins);
+                known_ = std::max(known_, item.seq);
             }
         }
-        known_ = std::max(known_, reply.range.to);
-        if (reply.range.from <= next_) {
-            pass_over(reply.range.to, reply.superseded, actions);
+        if (joins) {
+            // What was asked for was known: of later positions a reply says nothing that could be
+            // believed.
+            pass_over(std::min(reply.range.to, known()), std::move(reply.superseded), actions);
         }
-        release(actions);
-        tries_ = 0;
-        asked_until_.reset();
+        if (next_ > before) {
+            tries_ = 0;
+            asked_until_.reset();
+        }
         consider_asking(actions, now, random);
         return actions;
     }
@@ -132,7 +152,8 @@ class Receiver {
     /// The newest position heard of.
     [[nodiscard]] std::uint64_t known() const { return std::max(known_, next_ - 1); }
     [[nodiscard]] bool complete() const { return known_ < next_; }
-    /// Where the current gap ends: the position before the first held item, or the newest one known.
+    /// Where the current gap ends: the position before the first held item, or the newest one
+    /// known.
     [[nodiscard]] std::uint64_t gap_end() const {
         return held_.empty() ? known() : held_.begin()->first - 1;
     }
@@ -150,36 +171,39 @@ class Receiver {
         }
     }
 
+    /// `wanted`: it is about to be delivered, so the bound on what waits does not apply.
+    void hold(std::uint64_t seq, T value, bool wanted) {
+        if (seq >= next_ && (wanted || held_.size() < limits_.hold_back_max)) {
+            held_.emplace(seq, std::move(value));
+        }
+    }
+
     /// Delivers what is held up to `to`; a position that is neither held nor superseded is lost.
-    void pass_over(std::uint64_t to, const std::vector<Range>& superseded, Actions& actions) {
-        while (next_ <= to) {
+    void pass_over(std::uint64_t to, std::vector<Range> superseded, Actions& actions) {
+        std::sort(superseded.begin(), superseded.end(),
+                  [](const Range& a, const Range& b) { return a.from < b.from; });
+        auto range = superseded.begin();
+        while (true) {
             release(actions);
             if (next_ > to) {
                 return;
             }
-            const std::uint64_t hole_end = held_.empty() ? to : std::min(to, held_.begin()->first - 1);
-            if (const Range* range = find(superseded, next_)) {
+            while (range != superseded.end() && range->to < next_) {
+                ++range;
+            }
+            const std::uint64_t hole_end =
+                held_.empty() ? to : std::min(to, held_.begin()->first - 1);
+            if (range == superseded.end()) {
+                actions.lost.push_back({next_, hole_end});
+                next_ = hole_end + 1;
+            } else if (range->from <= next_) {
                 next_ = std::min(range->to, hole_end) + 1;
-                continue;
-            }
-            std::uint64_t lost_end = hole_end;
-            for (const Range& range : superseded) {
-                if (range.from > next_) {
-                    lost_end = std::min(lost_end, range.from - 1);
-                }
-            }
-            actions.lost.push_back({next_, lost_end});
-            next_ = lost_end + 1;
-        }
-    }
-
-    static const Range* find(const std::vector<Range>& ranges, std::uint64_t seq) {
-        for (const Range& range : ranges) {
-            if (range.from <= seq && seq <= range.to) {
-                return &range;
+            } else {
+                const std::uint64_t lost_end = std::min(hole_end, range->from - 1);
+                actions.lost.push_back({next_, lost_end});
+                next_ = lost_end + 1;
             }
         }
-        return nullptr;
     }
 
     void consider_asking(Actions& actions, Mono now, Random& random) {
@@ -207,14 +231,15 @@ class Receiver {
 };
 
 struct SenderLimits {
-    std::size_t events_max = 10'000;   // Kept at least this many events a stream ...
-    Millis age_min{10 * 60 * 1000};    // ... or this long, whichever keeps more,
+    std::size_t events_max = 10'000;    // Kept at least this many events a stream ...
+    Millis age_min{10 * 60 * 1000};     // ... or this long, whichever keeps more,
     std::size_t bytes_max = 64u << 20;  // within this many bytes, all streams together.
     std::size_t reply_items_max = 1024;
+    std::size_t reply_bytes_max = 4u << 20;  // But one item at least; the rest is asked for again.
 };
 
-/// Stamps and keeps what was sent. Of a state stream the newest value of each key is kept; of an event stream every
-/// event, until it is durable on the other side and then within the limits.
+/// Stamps and keeps what was sent. Of a state stream the newest value of each key is kept; of an
+/// event stream every event, until it is durable on the other side and then within the limits.
 template <class T>
 class Sender {
  public:
@@ -226,10 +251,11 @@ class Sender {
         return it == streams_.end() ? 1 : it->second.last + 1;
     }
 
-    /// Stamps `value` and keeps it. `bytes` is what it weighs against the bound. Returns its position, or nullopt when
-    /// an event finds the ring full of events that are not durable yet: wait for durable(), or call lose().
-    std::optional<std::uint64_t> push(const std::string& topic, const std::string& key, bool event, T value,
-                                      std::size_t bytes, Mono now) {
+    /// Stamps `value` and keeps it. `bytes` is what it weighs against the bound. Returns its
+    /// position, or nullopt when an event finds the ring full of events that are not durable yet:
+    /// wait for durable(), or call lose().
+    std::optional<std::uint64_t> push(const std::string& topic, const std::string& key, bool event,
+                                      T value, std::size_t bytes, Mono now) {
         Stream& stream = streams_[topic];
         if (bytes_ + bytes > limits_.bytes_max) {
             evict(limits_.bytes_max > bytes ? limits_.bytes_max - bytes : 0, now);
@@ -249,8 +275,9 @@ class Sender {
         return seq;
     }
 
-    /// The newest value of this key is its last one: it is forgotten once it is durable, or when more than
-    /// `events_max` ended keys of the stream wait for that (the oldest then counts as superseded).
+    /// The newest value of this key is its last one: it is forgotten once it is durable, or when
+    /// more than `events_max` ended keys of the stream wait for that (the oldest then counts as
+    /// superseded).
     void end(const std::string& topic, const std::string& key) {
         const auto it = streams_.find(topic);
         if (it == streams_.end()) {
@@ -279,19 +306,25 @@ class Sender {
         }
     }
 
+    /// What is here of a range. It ends where this Sender's knowledge or a bound ends: a range that
+    /// is empty says that none of it has been pushed.
     [[nodiscard]] RangeReply<T> answer(const std::string& topic, Range asked) const {
-        RangeReply<T> reply{.range = asked, .items = {}, .superseded = {}};
+        asked.from = std::max<std::uint64_t>(asked.from, 1);
         const auto it = streams_.find(topic);
         if (it == streams_.end()) {
-            return reply;
+            return {.range = {asked.from, 0}, .items = {}, .superseded = {}};
         }
         const Stream& stream = it->second;
         asked.to = std::min(asked.to, stream.last);
+        RangeReply<T> reply{.range = asked, .items = {}, .superseded = {}};
+        std::size_t bytes = 0;
         std::uint64_t expected = asked.from;
         for (auto entry = stream.ring.lower_bound(asked.from);
              entry != stream.ring.end() && entry->first <= asked.to; ++entry) {
             note_superseded(stream, expected, entry->first - 1, reply);
-            if (reply.items.size() == limits_.reply_items_max) {
+            bytes += entry->second.bytes;
+            if (reply.items.size() == limits_.reply_items_max ||
+                (bytes > limits_.reply_bytes_max && !reply.items.empty())) {
                 reply.range.to = entry->first - 1;
                 return reply;
             }
@@ -299,7 +332,6 @@ class Sender {
             expected = entry->first + 1;
         }
         note_superseded(stream, expected, asked.to, reply);
-        reply.range.to = asked.to;
         return reply;
     }
 
@@ -363,7 +395,8 @@ class Sender {
         return stream.ring.erase(entry);
     }
 
-    static void note_superseded(const Stream& stream, std::uint64_t from, std::uint64_t to, RangeReply<T>& reply) {
+    static void note_superseded(const Stream& stream, std::uint64_t from, std::uint64_t to,
+                                RangeReply<T>& reply) {
         if (from <= to && stream.conflates) {
             reply.superseded.push_back({from, to});
         }

@@ -1,6 +1,6 @@
-// Time, in two kinds that the compiler keeps apart. `Mono` counts since boot (suspend included) and decides every
-// timeout, order and age. `Wall` is only ever shown, stored or sent: it may jump. Pure code never asks for the time;
-// it is given a `Now`. Thread safe.
+// Time, in two kinds that the compiler keeps apart. `Mono` counts since boot (suspend included) and
+// decides every timeout, order and age. `Wall` is only ever shown, stored or sent: it may jump.
+// Pure code never asks for the time; it is given a `Now`. Thread safe.
 #pragma once
 
 #include <chrono>
@@ -37,7 +37,8 @@ struct Now {
 
 Now system_now() noexcept;
 
-/// The kernel's id of this boot: a Mono of another boot means nothing here. Empty where the kernel offers none.
+/// The kernel's id of this boot: a Mono of another boot means nothing here. Empty where the kernel
+/// offers none.
 const std::string& boot_id();
 
 /// "2026-11-20T23:58:24.912Z"
@@ -47,7 +48,8 @@ Result<Wall> parse_rfc3339(std::string_view text);
 /// Whole seconds since 1970, as `data.timestamp` wants them.
 std::int64_t unix_seconds(Wall wall);
 
-/// Go's notation, as configuration and the deployment's environment use it: "30s", "1.5s", "250ms", "5m", "2h45m".
+/// Go's notation, as configuration and the deployment's environment use it: "30s", "1.5s", "250ms",
+/// "5m", "2h45m".
 Result<Millis> parse_duration(std::string_view text);
 std::string format_duration(Millis duration);
 
