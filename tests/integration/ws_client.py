@@ -1,0 +1,308 @@
+"""A WebSocket client over a raw socket, which does what a browser's would not: stop reading, send fragments, leave pings
+unanswered, use an 18-byte key. It records every message with its time of arrival, by the monotonic clock.
+
+    with Client(port) as old, Client(port, "sigmacast.v1.json") as new:
+        new.send({"type": "subscribe", "id": 1, "data": {"types": ["system.status"]}})
+        value = new.wait(lambda m: m.type == "system.status")
+
+One reading thread a client; every method may be called from any thread.
+"""
+
+import base64
+import collections
+import hashlib
+import json
+import os
+import socket
+import struct
+import threading
+import time
+
+V1 = "sigmacast.v1.json"
+PATIENCE = float(os.environ.get("SIGMACAST_PATIENCE", "1"))  # As in harness.py.
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+
+
+class Refused(Exception):
+    """The handshake was answered with something else than 101."""
+
+    def __init__(self, status, headers, body):
+        super().__init__(f"HTTP {status}: {body[:200]!r}")
+        self.status, self.headers, self.body = status, headers, body
+
+
+class Message(dict):
+    """A message as it came; unknown members are None."""
+
+    def __init__(self, text, at, opcode=TEXT):
+        super().__init__(json.loads(text))
+        self.text, self.at, self.opcode = text, at, opcode
+
+    @property
+    def type(self):
+        return self.get("type")
+
+    @property
+    def data(self):
+        return self.get("data") or {}
+
+    @property
+    def pos(self):
+        return self.get("pos")
+
+    @property
+    def seq(self):
+        return self.get("seq")
+
+
+def brief(message):
+    return f"  {message.at:.3f} {message.text[:300]}"
+
+
+class Client:
+    def __init__(self, port, protocol=None, path="/ws", key=None, reading=True, answer_pings=True, headers=None,
+                 receive_buffer=None, timeout=5 * PATIENCE):
+        self.protocol = protocol
+        self.messages = []
+        self.control = []           # (time, opcode, payload) of every ping and pong
+        self.fragments = 0          # Frames that were not a whole message.
+        self.closed = None          # (code, reason); code 1006 where no close frame came
+        self.subprotocol = None
+        self._answer_pings = answer_pings
+        self._changed = threading.Condition()
+        self._may_read = threading.Event()
+        if reading:
+            self._may_read.set()
+        self._send_lock = threading.Lock()
+        self._socket = socket.socket()
+        if receive_buffer:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self._socket.settimeout(timeout)
+        self.began = time.monotonic()
+        self._socket.connect(("127.0.0.1", port))
+        try:
+            rest = self._shake_hands(port, path, key or base64.b64encode(os.urandom(16)).decode(), headers or {})
+        except BaseException:
+            self._socket.close()
+            raise
+        self._socket.settimeout(None)
+        self._buffer = rest
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    # Handshake --------------------------------------------------------------------------------------------------------
+    def _shake_hands(self, port, path, key, headers):
+        lines = [f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", "Upgrade: websocket", "Connection: Upgrade",
+                 f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13"]
+        if self.protocol:
+            lines.append(f"Sec-WebSocket-Protocol: {self.protocol}")
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        self._socket.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+        received = b""
+        while b"\r\n\r\n" not in received:
+            chunk = self._socket.recv(65536)
+            if not chunk:
+                raise ConnectionError(f"closed during the handshake, after {received!r}")
+            received += chunk
+        head, rest = received.split(b"\r\n\r\n", 1)
+        lines = head.decode("latin-1").split("\r\n")
+        status = int(lines[0].split(" ")[1])
+        self.handshake = {name.strip().lower(): value.strip()
+                          for name, _, value in (line.partition(":") for line in lines[1:])}
+        if status != 101:
+            raise Refused(status, self.handshake, rest)
+        accept = base64.b64encode(hashlib.sha1((key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode()).digest())
+        assert self.handshake.get("sec-websocket-accept") == accept.decode()
+        self.subprotocol = self.handshake.get("sec-websocket-protocol")
+        return rest
+
+    # Reading ----------------------------------------------------------------------------------------------------------
+    def _take(self, count):
+        while len(self._buffer) < count:
+            self._may_read.wait()
+            chunk = self._socket.recv(65536)
+            if not chunk:
+                raise ConnectionError
+            self._buffer += chunk
+        taken, self._buffer = self._buffer[:count], self._buffer[count:]
+        return taken
+
+    def _read(self):
+        code, reason = 1006, ""
+        try:
+            while True:
+                first, second = self._take(2)
+                length = second & 0x7f
+                if length == 126:
+                    length, = struct.unpack("!H", self._take(2))
+                elif length == 127:
+                    length, = struct.unpack("!Q", self._take(8))
+                payload = self._take(length)
+                opcode, whole = first & 0x0f, bool(first & 0x80)
+                if opcode == CLOSE:
+                    if len(payload) >= 2:
+                        code, reason = struct.unpack("!H", payload[:2])[0], payload[2:].decode()
+                    else:
+                        code = 1005
+                    self._send_frame(CLOSE, payload[:2])
+                    break
+                with self._changed:
+                    if opcode in (PING, PONG):
+                        self.control.append((time.monotonic(), opcode, payload))
+                    elif not whole or opcode == 0:
+                        self.fragments += 1
+                    else:
+                        self.messages.append(Message(payload.decode(), time.monotonic(), opcode))
+                    self._changed.notify_all()
+                if opcode == PING and self._answer_pings:
+                    self._send_frame(PONG, payload)
+        except (ConnectionError, OSError):
+            pass
+        with self._changed:
+            self.closed = (code, reason)
+            self._changed.notify_all()
+        self._socket.close()
+
+    def stop_reading(self):
+        self._may_read.clear()
+
+    def go_on_reading(self):
+        self._may_read.set()
+
+    # Sending ----------------------------------------------------------------------------------------------------------
+    def _send_frame(self, opcode, payload, final=True, masked=True):
+        head = bytes([(0x80 if final else 0) | opcode])
+        mask_bit = 0x80 if masked else 0
+        if len(payload) < 126:
+            head += bytes([mask_bit | len(payload)])
+        elif len(payload) < 65536:
+            head += bytes([mask_bit | 126]) + struct.pack("!H", len(payload))
+        else:
+            head += bytes([mask_bit | 127]) + struct.pack("!Q", len(payload))
+        if masked:
+            mask = os.urandom(4)
+            payload = mask + bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
+        with self._send_lock:
+            try:
+                self._socket.sendall(head + payload)
+            except OSError:
+                pass  # The reading thread tells of the end.
+
+    def send(self, value):
+        self._send_frame(TEXT, json.dumps(value).encode())
+
+    def send_text(self, text):
+        self._send_frame(TEXT, text.encode() if isinstance(text, str) else text)
+
+    def send_binary(self, payload):
+        self._send_frame(BINARY, payload)
+
+    def send_fragmented(self, text):
+        middle = len(text) // 2
+        self._send_frame(TEXT, text[:middle].encode(), final=False)
+        self._send_frame(0, text[middle:].encode())
+
+    def ping(self, payload=b""):
+        self._send_frame(PING, payload)
+
+    # Waiting ----------------------------------------------------------------------------------------------------------
+    @property
+    def mark(self):
+        """A place in `messages`: what has arrived until now lies before it."""
+        with self._changed:
+            return len(self.messages)
+
+    def wait(self, wanted, timeout=8, after=0, what=None):
+        """The first message, from `after` on, that is as wanted (a type, or a predicate)."""
+        predicate = wanted if callable(wanted) else (lambda message: message.type == wanted)
+        until = time.monotonic() + timeout * PATIENCE
+        at = after
+        with self._changed:
+            while True:
+                while at < len(self.messages):
+                    if predicate(self.messages[at]):
+                        return self.messages[at]
+                    at += 1
+                left = until - time.monotonic()
+                if left <= 0 or self.closed:
+                    break
+                self._changed.wait(left)
+            state = f"closed with {self.closed}" if self.closed else "open"
+            tail = "\n".join(brief(message) for message in self.messages[after:][-25:])
+            counts = dict(collections.Counter(message.type for message in self.messages[after:]))
+        raise AssertionError(f"no {what or (wanted if isinstance(wanted, str) else 'such message')} within {timeout} s"
+                             f" (connection {state}); came: {counts}; the last ones:\n{tail}")
+
+    def wait_next(self, wanted, timeout=8, what=None):
+        """As wait(), of messages that arrive from now on."""
+        return self.wait(wanted, timeout, self.mark, what)
+
+    def of(self, *types, after=0):
+        with self._changed:
+            return [message for message in self.messages[after:] if message.type in types]
+
+    def all(self, predicate, after=0):
+        with self._changed:
+            return [message for message in self.messages[after:] if predicate(message)]
+
+    def wait_closed(self, timeout=8):
+        until = time.monotonic() + timeout * PATIENCE
+        with self._changed:
+            while self.closed is None:
+                left = until - time.monotonic()
+                assert left > 0, f"still open after {timeout} s"
+                self._changed.wait(left)
+        return self.closed
+
+    def request(self, message, wanted, timeout=8):
+        """Sends, and returns the first message thereafter that is as wanted."""
+        after = self.mark
+        self.send(message)
+        return self.wait(wanted, timeout, after)
+
+    def subscribe(self, *types, identifier=1, timeout=8, **data):
+        """v1: subscribes and returns the answer."""
+        return self.request({"type": "subscribe", "id": identifier, "data": {"types": list(types), **data}},
+                            lambda m: m.type == "subscribed" and m.get("id") == identifier, timeout)
+
+    def close(self, code=1000):
+        self._may_read.set()
+        self._send_frame(CLOSE, struct.pack("!H", code))
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        self._thread.join(5)
+
+    def cut(self):
+        """The connection ends without a close frame."""
+        self._may_read.set()
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        self._thread.join(5)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+# What tests ask of messages again and again -----------------------------------------------------------------------------
+
+def rising(messages):
+    """Positions per stream rise, and the log's positions rise over all: P1."""
+    last = {}
+    for message in messages:
+        if message.pos is None or message.type in ("hello", "heartbeat", "subscribed"):
+            continue
+        stream = (message.get("origin"), topic_of(message))
+        assert message.seq > last.get(stream, 0), f"{stream}: {message.seq} after {last.get(stream)}"
+        last[stream] = message.seq
+    return True
+
+
+def topic_of(message):
+    return message.data.get("topic") if message.type == "transition" else message.type
