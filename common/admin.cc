@@ -19,9 +19,8 @@ Admin::Admin(Loop& loop, std::uint16_t port, const Metrics& metrics,
              std::function<Readiness()> readiness, std::function<void()> before_metrics,
              http::Server::Handler more) {
     auto answer = [&metrics, readiness = std::move(readiness),
-                   before_metrics = std::move(before_metrics),
-                   more = std::move(more)](const http::Request& request,
-                                           http::Server::Respond respond) {
+                   before_metrics = std::move(before_metrics), more = std::move(more)](
+                      const http::Request& request, http::Server::Respond respond) {
         if (request.method == "GET" || request.method == "HEAD") {
             if (request.path == "/livez") {
                 return respond(plain(200, "ok\n"));
@@ -59,8 +58,12 @@ Result<> Admin::start() {
     return {};
 }
 
-void Admin::stop() { server_->stop(); }
+void Admin::stop() {
+    server_->stop();
+}
 
-std::uint16_t Admin::port() const { return server_->port(); }
+std::uint16_t Admin::port() const {
+    return server_->port();
+}
 
 }  // namespace sigmacast

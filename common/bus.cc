@@ -24,12 +24,12 @@
 namespace sigmacast::bus {
 namespace {
 
-constexpr std::size_t kIncomingMax = 4'096;              // Beyond it the sockets are not read.
-constexpr std::size_t kIncomingBytesMax = 64u << 20;     // The same, for large messages.
-constexpr std::size_t kOutgoingMax = 65'536;             // Beyond it send() drops.
-constexpr std::size_t kOutgoingBytesMax = 256u << 20;    // The same, for large messages.
-constexpr std::size_t kDrainMax = 256;                   // From one socket in one turn.
-constexpr std::size_t kFramesMax = 16'384;               // Of one message; more is dropped and counted.
+constexpr std::size_t kIncomingMax = 4'096;            // Beyond it the sockets are not read.
+constexpr std::size_t kIncomingBytesMax = 64u << 20;   // The same, for large messages.
+constexpr std::size_t kOutgoingMax = 65'536;           // Beyond it send() drops.
+constexpr std::size_t kOutgoingBytesMax = 256u << 20;  // The same, for large messages.
+constexpr std::size_t kDrainMax = 256;                 // From one socket in one turn.
+constexpr std::size_t kFramesMax = 16'384;  // Of one message; more is dropped and counted.
 constexpr int kLingerMs = 200;
 
 zmq::socket_type zmq_type(SocketType type) {
@@ -83,7 +83,8 @@ std::string ipc_path(const std::string& endpoint) {
     return first == '@' || first == '*' ? std::string() : endpoint.substr(kIpc.size());
 }
 
-/// ZeroMQ removes an existing socket file before it binds, and so would take it from a running program.
+/// ZeroMQ removes an existing socket file before it binds, and so would take it from a running
+/// program.
 bool somebody_listens(const std::string& path) {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
@@ -136,7 +137,8 @@ std::size_t weight(const Frames& frames) {
     return bytes;
 }
 
-/// What the bus thread and the loop share; it outlives the node in tasks that were posted before its end.
+/// What the bus thread and the loop share; it outlives the node in tasks that were posted before
+/// its end.
 struct Inbox {
     explicit Inbox(std::function<void(std::vector<Incoming>)> handler)
         : on_batch(std::move(handler)) {}
@@ -307,7 +309,8 @@ bool Node::Impl::receive(std::size_t index, Frames& frames) {
     return true;
 }
 
-/// Adds to what waits for the loop, and posts one task where nothing waited. Returns whether there is room for more.
+/// Adds to what waits for the loop, and posts one task where nothing waited. Returns whether there
+/// is room for more.
 bool Node::Impl::hand_over(std::vector<Incoming>& batch, std::size_t bytes) {
     bool was_empty = false;
     bool more = false;
@@ -376,7 +379,9 @@ Node::Node(Loop& loop, std::vector<SocketOptions> sockets,
            std::function<void(std::vector<Incoming>)> on_batch)
     : impl_(std::make_unique<Impl>(loop, std::move(sockets), std::move(on_batch))) {}
 
-Node::~Node() { stop(); }
+Node::~Node() {
+    stop();
+}
 
 Result<> Node::start() {
     Result<> opened = impl_->open();
@@ -398,7 +403,8 @@ Result<> Node::start() {
             impl->run();
         } catch (const std::exception& problem) {
             log_error("the bus thread failed; ending", {{"what", std::string(problem.what())}});
-            std::terminate();  // A process without its bus is of no use: the supervisor restarts it.
+            std::terminate();  // A process without its bus is of no use: the supervisor restarts
+                               // it.
         }
     });
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
@@ -443,6 +449,8 @@ bool Node::send(std::size_t socket, Frames frames) {
     return true;
 }
 
-std::uint64_t Node::dropped() const { return impl_->dropped; }
+std::uint64_t Node::dropped() const {
+    return impl_->dropped;
+}
 
 }  // namespace sigmacast::bus

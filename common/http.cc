@@ -1,1 +1,978 @@
 #include "common/http.h"
+
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <array>
+#include <boost/asio/connect.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/write.hpp>
+#include <boost/beast/core/flat_buffer.hpp>
+#include <boost/beast/http.hpp>
+#include <boost/url/parse.hpp>
+#include <boost/url/url_view.hpp>
+#include <cctype>
+#include <ctime>
+#include <deque>
+#include <exception>
+#include <optional>
+#include <unordered_set>
+#include <utility>
+
+#include "common/http_upgrade.h"
+#include "common/log.h"
+
+namespace sigmacast::http {
+namespace asio = boost::asio;
+namespace beast = boost::beast;
+namespace bhttp = boost::beast::http;
+using asio::ip::tcp;
+using ErrorCode = boost::system::error_code;
+
+namespace {
+
+constexpr std::uint32_t kHeaderBytesMax = 8u << 10;  // Beyond it 431.
+constexpr Millis kBodyTimeMax{30'000};               // From the end of the header.
+constexpr Millis kAnswerTimeMax{30'000};             // For a handler to respond; then 503.
+constexpr Millis kWriteTimeMax{30'000};              // For the client to take the answer.
+constexpr Millis kLingerTimeMax{1'000};              // For the client to close after us.
+constexpr std::size_t kLingerBytesMax = 1u << 20;    // What is read and thrown away meanwhile.
+constexpr Millis kAcceptPause{100};                  // After accept() failed.
+constexpr std::size_t kWaitingMax = 1'024;  // Requests that wait for a connection; then kFull.
+constexpr int kListenBacklog = 1'024;
+
+std::string lower(std::string_view text) {
+    std::string result(text);
+    for (char& c : result) {
+        c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    }
+    return result;
+}
+
+template <class Fields>
+Headers copy_headers(const Fields& fields) {
+    Headers headers;
+    for (const auto& field : fields) {
+        headers.emplace_back(lower(std::string_view(field.name_string())),
+                             std::string(field.value()));
+    }
+    return headers;
+}
+
+/// RFC 9110, section 5.6.7.
+std::string http_date() {
+    const std::time_t now = std::time(nullptr);
+    std::tm parts{};
+    ::gmtime_r(&now, &parts);
+    std::array<char, 40> text{};
+    const std::size_t size =
+        std::strftime(text.data(), text.size(), "%a, %d %b %Y %H:%M:%S GMT", &parts);
+    return {text.data(), size};
+}
+
+/// "Connection refused" -> "connection refused", as the second half of a sentence.
+std::string reason(const ErrorCode& error) {
+    std::string text = error.message();
+    if (text.size() > 1 && std::islower(static_cast<unsigned char>(text[1])) != 0) {
+        text[0] = static_cast<char>(std::tolower(static_cast<unsigned char>(text[0])));
+    }
+    return text;
+}
+
+std::string authority(const std::string& host, std::uint16_t port) {
+    const bool v6 = host.find(':') != std::string::npos;
+    return (v6 ? "[" + host + "]" : host) + ":" + std::to_string(port);
+}
+
+std::string without_brackets(std::string host) {
+    if (host.size() > 2 && host.front() == '[' && host.back() == ']') {
+        return host.substr(1, host.size() - 2);
+    }
+    return host;
+}
+
+Mono in(Millis wait) {
+    return BootClock::now() + wait;
+}
+
+bool is_error_of_http(const ErrorCode& error) {
+    static const auto& category = bhttp::make_error_code(bhttp::error::end_of_stream).category();
+    return error.category() == category;
+}
+
+}  // namespace
+
+std::string_view Request::header(std::string_view name) const {
+    for (const auto& [key, value] : headers) {
+        if (key == name) {
+            return value;
+        }
+    }
+    return {};
+}
+
+// ----------------------------------------------------------------------------------------------------------
+// Server
+
+namespace {
+
+class Connection;
+
+/// What the connections of a server share. The server takes the handlers out when it ends.
+struct Shared {
+    Shared(Loop& the_loop, ServerOptions the_options, Server::Handler the_handler,
+           Server::UpgradeHandler the_upgrade)
+        : loop(the_loop),
+          options(std::move(the_options)),
+          handler(std::move(the_handler)),
+          upgrade(std::move(the_upgrade)) {}
+
+    Loop& loop;
+    const ServerOptions options;
+    Server::Handler handler;
+    Server::UpgradeHandler upgrade;
+    std::unordered_set<std::shared_ptr<Connection>> connections;
+    bool stopping = false;
+};
+
+/// One client. Requests are answered one after the other, in the order in which they came. It is
+/// owned by the server's set of connections, and by each operation that is pending.
+class Connection : public std::enable_shared_from_this<Connection> {
+ public:
+    Connection(std::shared_ptr<Shared> shared, tcp::socket socket)
+        : shared_(std::move(shared)),
+          socket_(std::move(socket)),
+          timer_(shared_->loop, [this] { on_time(); }) {}
+
+    void start() {
+        ErrorCode ignored;
+        socket_.set_option(tcp::no_delay(true), ignored);
+        const tcp::endpoint remote = socket_.remote_endpoint(ignored);
+        peer_ = ignored ? std::string() : remote.address().to_string();
+        read_header();
+    }
+
+    void close() {
+        state_ = State::kClosed;
+        timer_.set(std::nullopt);
+        ErrorCode ignored;
+        socket_.close(ignored);
+        shared_->connections.erase(shared_from_this());
+    }
+
+    /// The server stops: what is being answered still is.
+    void close_if_idle() {
+        if (state_ == State::kIdle) {
+            close();
+        }
+    }
+
+ private:
+    enum class State { kIdle, kBody, kAnswering, kWriting, kLingering, kClosed };
+    using Parser = bhttp::request_parser<bhttp::string_body>;
+
+    void on_time() {
+        const auto self = shared_from_this();  // close() may drop the last owner.
+        if (state_ == State::kAnswering) {
+            return respond(turn_, {.status = 503, .body = R"({"error":"no answer in time"})"},
+                           true);
+        }
+        close();
+    }
+
+    void read_header() {
+        if (shared_->stopping) {
+            return close();
+        }
+        state_ = State::kIdle;
+        timer_.set(in(shared_->options.idle_max));
+        parser_.emplace();
+        parser_->header_limit(kHeaderBytesMax);
+        parser_->body_limit(shared_->options.body_bytes_max);
+        bhttp::async_read_header(socket_, buffer_, *parser_,
+                                 [self = shared_from_this()](const ErrorCode& error, std::size_t) {
+                                     self->on_header(error);
+                                 });
+    }
+
+    void on_header(const ErrorCode& error) {
+        if (state_ == State::kClosed) {
+            return;
+        }
+        if (error) {
+            return on_read_error(error);
+        }
+        if (lower(std::string_view(parser_->get()[bhttp::field::expect])) == "100-continue") {
+            return write_continue();
+        }
+        read_body();
+    }
+
+    void write_continue() {
+        static constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
+        state_ = State::kBody;
+        timer_.set(in(kBodyTimeMax));
+        asio::async_write(socket_, asio::buffer(kContinue),
+                          [self = shared_from_this()](const ErrorCode& error, std::size_t) {
+                              if (error) {
+                                  return self->close_unless_closed();
+                              }
+                              self->read_body();
+                          });
+    }
+
+    void read_body() {
+        if (state_ == State::kClosed) {
+            return;
+        }
+        state_ = State::kBody;
+        timer_.set(in(kBodyTimeMax));
+        bhttp::async_read(socket_, buffer_, *parser_,
+                          [self = shared_from_this()](const ErrorCode& error, std::size_t) {
+                              self->on_body(error);
+                          });
+    }
+
+    void on_body(const ErrorCode& error) {
+        if (state_ == State::kClosed) {
+            return;
+        }
+        if (error) {
+            return on_read_error(error);
+        }
+        bhttp::request<bhttp::string_body> message = parser_->release();
+        parser_.reset();
+        keep_alive_ = message.keep_alive();
+        version_ = message.version();
+        head_ = message.method() == bhttp::verb::head;
+        Request request;
+        if (!describe(message, request)) {
+            return refuse(400, "the request target is not a path");
+        }
+        if (wants_websocket(message) && shared_->upgrade) {
+            if (offer(std::move(message), request)) {
+                return;
+            }
+        }
+        answer(request);
+    }
+
+    /// Takes the body out of `message` unless it is a candidate for an upgrade.
+    bool describe(bhttp::request<bhttp::string_body>& message, Request& request) const {
+        std::string_view target(message.target());
+        const std::size_t scheme = target.find("://");
+        if (!target.empty() && target.front() != '/' && scheme != std::string_view::npos) {
+            const std::size_t path = target.find('/', scheme + 3);  // Absolute form, as to a proxy.
+            target = path == std::string_view::npos ? std::string_view("/") : target.substr(path);
+        }
+        if (target.empty() || (target.front() != '/' && target != "*")) {
+            return false;
+        }
+        const std::size_t question = target.find('?');
+        request.method = std::string(message.method_string());
+        request.path = std::string(target.substr(0, question));
+        request.query = question == std::string_view::npos
+                            ? std::string()
+                            : std::string(target.substr(question + 1));
+        request.headers = copy_headers(message);
+        request.peer = peer_;
+        request.body = wants_websocket(message) ? message.body() : std::move(message.body());
+        return true;
+    }
+
+    static bool wants_websocket(const bhttp::request<bhttp::string_body>& message) {
+        return message.method() == bhttp::verb::get &&
+               bhttp::token_list(lower(std::string_view(message[bhttp::field::upgrade])))
+                   .exists("websocket");
+    }
+
+    /// True: the hook took the socket, or nothing is left to answer on.
+    bool offer(bhttp::request<bhttp::string_body> message, const Request& request) {
+        timer_.set(std::nullopt);
+        Upgrade upgrade{std::move(socket_), std::move(buffer_), std::move(message), request};
+        bool taken = false;
+        try {
+            taken = shared_->upgrade(upgrade);
+        } catch (const std::exception& problem) {
+            log_error("upgrade handler failed", {{"what", std::string(problem.what())}});
+            taken = true;
+        }
+        if (taken) {
+            close();
+            return true;
+        }
+        socket_ = std::move(upgrade.socket);
+        buffer_ = std::move(upgrade.buffered);
+        return false;
+    }
+
+    void answer(const Request& request) {
+        state_ = State::kAnswering;
+        timer_.set(in(kAnswerTimeMax));
+        auto respond = [weak = weak_from_this(), turn = turn_](Response response) {
+            if (const auto self = weak.lock()) {
+                self->respond(turn, std::move(response), false);
+            }
+        };
+        try {
+            shared_->handler(request, respond);
+        } catch (const std::exception& problem) {
+            log_error("request handler failed",
+                      {{"path", request.path}, {"what", std::string(problem.what())}});
+            respond({.status = 500, .body = R"({"error":"internal error"})"});
+        }
+    }
+
+    /// Ignored unless it answers the request that is being answered.
+    void respond(std::uint64_t turn, Response response, bool then_close) {
+        if (state_ != State::kAnswering || turn != turn_) {
+            return;
+        }
+        ++turn_;
+        state_ = State::kWriting;
+        timer_.set(in(kWriteTimeMax));
+        keep_alive_ = keep_alive_ && !then_close && !shared_->stopping;
+        fill(std::move(response));
+        bhttp::async_write(socket_, *message_,
+                           [self = shared_from_this()](const ErrorCode& error, std::size_t) {
+                               self->on_written(error);
+                           });
+    }
+
+    void fill(Response response) {
+        message_.emplace();
+        message_->version(version_);
+        message_->result(static_cast<unsigned>(response.status));
+        message_->set(bhttp::field::server, shared_->options.server_name);
+        message_->set(bhttp::field::date, http_date());
+        message_->keep_alive(keep_alive_);
+        for (const auto& [name, value] : response.headers) {
+            message_->insert(name, value);
+        }
+        const bool bodiless =
+            response.status < 200 || response.status == 204 || response.status == 304;
+        if (bodiless) {
+            return;
+        }
+        if (!response.content_type.empty()) {
+            message_->set(bhttp::field::content_type, response.content_type);
+        }
+        message_->content_length(response.body.size());
+        if (!head_) {
+            message_->body() = std::move(response.body);
+        }
+    }
+
+    void on_written(const ErrorCode& error) {
+        if (state_ == State::kClosed) {
+            return;
+        }
+        message_.reset();
+        if (error) {
+            return close();
+        }
+        if (keep_alive_ && !shared_->stopping) {
+            return read_header();
+        }
+        linger();
+    }
+
+    void on_read_error(const ErrorCode& error) {
+        if (error == bhttp::error::header_limit) {
+            return refuse(431, "the request header is over 8 KiB");
+        }
+        if (error == bhttp::error::body_limit) {
+            return refuse(413, "the request body is over " +
+                                   std::to_string(shared_->options.body_bytes_max) + " bytes");
+        }
+        if (error == bhttp::error::end_of_stream || error == bhttp::error::partial_message ||
+            !is_error_of_http(error)) {
+            return close();
+        }
+        refuse(400, "the request is not HTTP/1.1: " + reason(error));
+    }
+
+    /// An answer to what never became a request, and the end of the connection.
+    void refuse(int status, const std::string& why) {
+        std::string body = R"({"error":")" + why + R"("})";
+        version_ = 11;
+        head_ = false;
+        state_ = State::kAnswering;
+        respond(turn_, {.status = status, .body = std::move(body)}, true);
+    }
+
+    /// Closing with unread bytes would reset the connection, and the client might lose the answer.
+    void linger() {
+        state_ = State::kLingering;
+        timer_.set(in(kLingerTimeMax));
+        ErrorCode ignored;
+        socket_.shutdown(tcp::socket::shutdown_send, ignored);
+        buffer_.clear();
+        discard(0);
+    }
+
+    void discard(std::size_t so_far) {
+        if (so_far > kLingerBytesMax) {
+            return close();
+        }
+        buffer_.clear();
+        socket_.async_read_some(
+            buffer_.prepare(16u << 10),
+            [self = shared_from_this(), so_far](const ErrorCode& error, std::size_t size) {
+                if (error) {
+                    return self->close_unless_closed();
+                }
+                if (self->state_ == State::kLingering) {
+                    self->discard(so_far + size);
+                }
+            });
+    }
+
+    void close_unless_closed() {
+        if (state_ != State::kClosed) {
+            close();
+        }
+    }
+
+    const std::shared_ptr<Shared> shared_;
+    tcp::socket socket_;
+    Timer timer_;
+    std::string peer_;
+    beast::flat_buffer buffer_;
+    std::optional<Parser> parser_;
+    std::optional<bhttp::response<bhttp::string_body>> message_;
+    State state_ = State::kIdle;
+    std::uint64_t turn_ =
+        0;  // Of the request being answered; a late or second response has an old one.
+    unsigned version_ = 11;
+    bool keep_alive_ = true;
+    bool head_ = false;
+};
+
+Result<tcp::endpoint> listen_endpoint(Loop& loop, const ServerOptions& options) {
+    const std::string host = without_brackets(options.host);
+    ErrorCode error;
+    const auto address = asio::ip::make_address(host == "localhost" ? "127.0.0.1" : host, error);
+    if (!error) {
+        return tcp::endpoint(address, options.port);
+    }
+    tcp::resolver resolver(loop.context());
+    const auto found = resolver.resolve(host, std::to_string(options.port), error);
+    if (error || found.empty()) {
+        return Error{Errc::kUnavailable, host + " is not the name of an address: " + reason(error)};
+    }
+    return found.begin()->endpoint();
+}
+
+std::string listen_problem(const ServerOptions& options, const ErrorCode& error) {
+    const std::string where = authority(without_brackets(options.host), options.port);
+    if (error == boost::system::errc::address_in_use) {
+        return where + " is in use by another program";
+    }
+    if (error == boost::system::errc::address_not_available) {
+        return where + " is not an address of this machine";
+    }
+    if (error == boost::system::errc::permission_denied) {
+        return where + " needs more rights: use a port above 1023";
+    }
+    return "cannot listen on " + where + ": " + reason(error);
+}
+
+}  // namespace
+
+struct Server::Impl : std::enable_shared_from_this<Server::Impl> {
+    Impl(Loop& loop, ServerOptions options, Handler handler, UpgradeHandler upgrade)
+        : shared(std::make_shared<Shared>(loop, std::move(options), std::move(handler),
+                                          std::move(upgrade))),
+          acceptor(loop.context()),
+          pause(loop, [this] { accept(); }) {}
+
+    Result<> start();
+    void accept();
+    void on_accept(const ErrorCode& error, tcp::socket socket);
+    void note_failure(const ErrorCode& error);
+    void stop();
+    void end();
+
+    std::shared_ptr<Shared> shared;
+    tcp::acceptor acceptor;
+    Timer pause;
+    std::uint64_t failures = 0;  // Of accept(), in a row.
+};
+
+Result<> Server::Impl::start() {
+    const Result<tcp::endpoint> endpoint = listen_endpoint(shared->loop, shared->options);
+    if (!endpoint) {
+        return endpoint.error();
+    }
+    ErrorCode error;
+    acceptor.open(endpoint->protocol(), error);
+    if (!error) {
+        acceptor.set_option(tcp::acceptor::reuse_address(true), error);
+    }
+    if (!error) {
+        acceptor.bind(*endpoint, error);
+    }
+    if (!error) {
+        acceptor.listen(kListenBacklog, error);
+    }
+    if (error) {
+        ErrorCode ignored;
+        acceptor.close(ignored);
+        return Error{Errc::kUnavailable, listen_problem(shared->options, error)};
+    }
+    accept();
+    return {};
+}
+
+void Server::Impl::accept() {
+    acceptor.async_accept([self = shared_from_this()](const ErrorCode& error, tcp::socket socket) {
+        self->on_accept(error, std::move(socket));
+    });
+}
+
+void Server::Impl::on_accept(const ErrorCode& error, tcp::socket socket) {
+    if (shared->stopping || error == asio::error::operation_aborted) {
+        return;
+    }
+    if (error) {
+        note_failure(error);
+        pause.set(in(kAcceptPause));
+        return;
+    }
+    if (failures > 0) {
+        log_info("accepting again", {{"failures", std::exchange(failures, 0)}});
+    }
+    if (shared->connections.size() < shared->options.connections_max) {
+        auto connection = std::make_shared<Connection>(shared, std::move(socket));
+        shared->connections.insert(connection);
+        connection->start();
+    } else {
+        ErrorCode ignored;
+        socket.close(ignored);
+    }
+    accept();
+}
+
+/// The first of a row and each hundredth: one line in ten seconds.
+void Server::Impl::note_failure(const ErrorCode& error) {
+    if (failures++ % 100 == 0) {
+        log_warn("cannot accept connections; trying again",
+                 {{"address", authority(shared->options.host, shared->options.port)},
+                  {"why", reason(error)},
+                  {"failures", failures}});
+    }
+}
+
+void Server::Impl::stop() {
+    shared->stopping = true;
+    pause.set(std::nullopt);
+    ErrorCode ignored;
+    acceptor.close(ignored);
+    const auto connections = shared->connections;  // Closing one takes it out of the set.
+    for (const auto& connection : connections) {
+        connection->close_if_idle();
+    }
+}
+
+void Server::Impl::end() {
+    stop();
+    const auto connections = shared->connections;
+    for (const auto& connection : connections) {
+        connection->close();
+    }
+}
+
+Server::Server(Loop& loop, ServerOptions options, Handler handler, UpgradeHandler upgrade)
+    : impl_(std::make_shared<Impl>(loop, std::move(options), std::move(handler),
+                                   std::move(upgrade))) {}
+
+Server::~Server() {
+    impl_->end();
+}
+
+Result<> Server::start() {
+    return impl_->start();
+}
+
+void Server::stop() {
+    impl_->stop();
+}
+
+std::uint16_t Server::port() const {
+    ErrorCode ignored;
+    return impl_->acceptor.local_endpoint(ignored).port();
+}
+
+// ----------------------------------------------------------------------------------------------------------
+// Client
+
+namespace {
+
+struct Base {
+    std::string host;  // Without brackets.
+    std::uint16_t port = 80;
+    std::string path;  // Without a slash at the end.
+    std::string name;  // "http://127.0.0.1:5000", for messages.
+};
+
+Result<Base> parse_base(const std::string& text) {
+    const auto parsed = boost::urls::parse_uri(text);
+    if (!parsed || parsed->scheme() != "http" || parsed->host().empty()) {
+        return Error{Errc::kInvalid, "'" + text + "' is not a URL as http://host:port/path"};
+    }
+    Base base;
+    base.host = without_brackets(parsed->host());
+    if (parsed->has_port() && parsed->port_number() == 0) {
+        return Error{Errc::kInvalid, "'" + text + "' has no port that can be connected to"};
+    }
+    base.port = parsed->has_port() ? parsed->port_number() : std::uint16_t{80};
+    base.path = std::string(parsed->encoded_path());
+    while (!base.path.empty() && base.path.back() == '/') {
+        base.path.pop_back();
+    }
+    base.name = "http://" + authority(base.host, base.port);
+    return base;
+}
+
+/// A request on its way. Its timer and `done` are cleared by whoever ends it.
+struct Call {
+    std::string method;
+    std::string target;
+    std::string body;
+    Client::Done done;  // Empty: ended.
+    std::unique_ptr<Timer> timer;
+    bool retried = false;
+    const char* stage = "waiting for a connection";
+};
+
+struct Link {
+    explicit Link(asio::io_context& context) : socket(context), resolver(context) {}
+
+    void close() {
+        closed = true;
+        resolver.cancel();
+        ErrorCode ignored;
+        socket.close(ignored);
+    }
+
+    tcp::socket socket;
+    tcp::resolver resolver;
+    beast::flat_buffer buffer;
+    bhttp::request<bhttp::string_body> request;
+    std::optional<bhttp::response_parser<bhttp::string_body>> parser;
+    std::shared_ptr<Call> call;
+    bool kept = false;  // It has carried an answer before.
+    bool closed = false;
+};
+
+}  // namespace
+
+struct Client::Impl : std::enable_shared_from_this<Client::Impl> {
+    Impl(Loop& the_loop, const std::string& url, ClientOptions the_options)
+        : loop(the_loop), options(the_options), base(parse_base(url)) {}
+
+    void submit(const std::shared_ptr<Call>& call, Mono deadline);
+    void dispatch(const std::shared_ptr<Call>& call);
+    std::shared_ptr<Link> take_idle();
+    void open(const std::shared_ptr<Call>& call);
+    void connect(const std::shared_ptr<Link>& link, const tcp::resolver::results_type& found);
+    void resolve(const std::shared_ptr<Link>& link);
+    void send(const std::shared_ptr<Link>& link);
+    void receive(const std::shared_ptr<Link>& link);
+    void on_received(const std::shared_ptr<Link>& link, const ErrorCode& error);
+    void on_answer(const std::shared_ptr<Link>& link);
+    void on_broken(const std::shared_ptr<Link>& link, const ErrorCode& error);
+    void on_deadline(const std::shared_ptr<Call>& call);
+    void finish(const std::shared_ptr<Call>& call, Result<Response> result);
+    void drop(const std::shared_ptr<Link>& link);
+    void serve_waiting();
+    void end();
+    [[nodiscard]] Error broken(const ErrorCode& error, bool some) const;
+    [[nodiscard]] Error problem(Errc code, const std::string& what) const;
+
+    Loop& loop;
+    const ClientOptions options;
+    const Result<Base> base;
+    std::unordered_set<std::shared_ptr<Link>> links;  // All of them, at most connections_max.
+    std::vector<std::shared_ptr<Link>> idle;
+    std::deque<std::shared_ptr<Call>> waiting;
+    bool ended = false;
+};
+
+Error Client::Impl::problem(Errc code, const std::string& what) const {
+    return {code, base->name + ": " + what};
+}
+
+void Client::Impl::submit(const std::shared_ptr<Call>& call, Mono deadline) {
+    if (!base) {
+        return loop.post(
+            [self = shared_from_this(), call] { self->finish(call, self->base.error()); });
+    }
+    call->timer = std::make_unique<Timer>(loop, [this, weak = std::weak_ptr(call)] {
+        if (const auto late = weak.lock()) {
+            on_deadline(late);
+        }
+    });
+    call->timer->set(deadline);
+    dispatch(call);
+}
+
+void Client::Impl::dispatch(const std::shared_ptr<Call>& call) {
+    if (const auto link = take_idle()) {
+        link->call = call;
+        return send(link);
+    }
+    if (links.size() < options.connections_max) {
+        return open(call);
+    }
+    if (waiting.size() < kWaitingMax) {
+        waiting.push_back(call);
+        return;
+    }
+    loop.post([self = shared_from_this(), call] {
+        self->finish(call, self->problem(Errc::kFull, "too many requests wait for an answer"));
+    });
+}
+
+/// The one that was used last, unless the server has closed it meanwhile.
+std::shared_ptr<Link> Client::Impl::take_idle() {
+    while (!idle.empty()) {
+        const std::shared_ptr<Link> link = std::move(idle.back());
+        idle.pop_back();
+        char byte = 0;
+        const auto peeked = ::recv(link->socket.native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+        if (peeked < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+            return link;
+        }
+        drop(link);
+    }
+    return nullptr;
+}
+
+void Client::Impl::open(const std::shared_ptr<Call>& call) {
+    const auto link = std::make_shared<Link>(loop.context());
+    links.insert(link);
+    link->call = call;
+    call->stage = "connecting";
+    ErrorCode not_literal;
+    const auto address = asio::ip::make_address(base->host, not_literal);
+    if (not_literal) {
+        return resolve(link);
+    }
+    const tcp::endpoint endpoint(address, base->port);
+    connect(link, tcp::resolver::results_type::create(endpoint, base->host, ""));
+}
+
+void Client::Impl::resolve(const std::shared_ptr<Link>& link) {
+    link->resolver.async_resolve(
+        base->host, std::to_string(base->port),
+        [self = shared_from_this(), link](const ErrorCode& error,
+                                          const tcp::resolver::results_type& found) {
+            if (link->closed) {
+                return;
+            }
+            if (error) {
+                return self->on_broken(link, error);
+            }
+            self->connect(link, found);
+        });
+}
+
+void Client::Impl::connect(const std::shared_ptr<Link>& link,
+                           const tcp::resolver::results_type& found) {
+    asio::async_connect(
+        link->socket, found,
+        [self = shared_from_this(), link](const ErrorCode& error, const tcp::endpoint&) {
+            if (link->closed) {
+                return;
+            }
+            if (error) {
+                return self->on_broken(link, error);
+            }
+            ErrorCode ignored;
+            link->socket.set_option(tcp::no_delay(true), ignored);
+            self->send(link);
+        });
+}
+
+void Client::Impl::send(const std::shared_ptr<Link>& link) {
+    Call& call = *link->call;
+    call.stage = "sending";
+    const std::string target = base->path + call.target;
+    link->request = {};
+    link->request.version(11);
+    link->request.method_string(call.method);
+    link->request.target(target.empty() || target.front() != '/' ? "/" + target : target);
+    link->request.set(bhttp::field::host, base->name.substr(std::string_view("http://").size()));
+    link->request.set(bhttp::field::user_agent, std::string("sigmacast/") + SIGMACAST_VERSION);
+    link->request.set(bhttp::field::accept, "application/json");
+    if (!call.body.empty() || call.method == "POST") {
+        link->request.set(bhttp::field::content_type, "application/json");
+        link->request.body() = call.body;  // A copy: a retry sends it again.
+        link->request.prepare_payload();
+    }
+    bhttp::async_write(link->socket, link->request,
+                       [self = shared_from_this(), link](const ErrorCode&, std::size_t) {
+                           // A server may answer and close before it has read everything: the
+                           // answer, or the failure to read one, tells more than this error.
+                           if (!link->closed) {
+                               self->receive(link);
+                           }
+                       });
+}
+
+void Client::Impl::receive(const std::shared_ptr<Link>& link) {
+    link->call->stage = "waiting for the answer";
+    link->parser.emplace();
+    link->parser->header_limit(kHeaderBytesMax);
+    link->parser->body_limit(options.body_bytes_max);
+    link->parser->skip(link->call->method == "HEAD");
+    bhttp::async_read(link->socket, link->buffer, *link->parser,
+                      [self = shared_from_this(), link](const ErrorCode& error, std::size_t) {
+                          if (!link->closed) {
+                              self->on_received(link, error);
+                          }
+                      });
+}
+
+void Client::Impl::on_received(const std::shared_ptr<Link>& link, const ErrorCode& error) {
+    if (error) {
+        return on_broken(link, error);
+    }
+    const unsigned status = link->parser->get().result_int();
+    if (status >= 100 && status < 200 && status != 101) {
+        return receive(link);  // Interim, as 100 Continue.
+    }
+    on_answer(link);
+}
+
+void Client::Impl::on_answer(const std::shared_ptr<Link>& link) {
+    const bool keep = link->parser->keep_alive() && link->buffer.size() == 0;
+    bhttp::response<bhttp::string_body> message = link->parser->release();
+    const std::shared_ptr<Call> call = std::move(link->call);
+    link->parser.reset();
+    link->request = {};
+    if (keep) {
+        link->kept = true;
+        idle.push_back(link);
+    } else {
+        drop(link);
+    }
+    Response response;
+    response.status = static_cast<int>(message.result_int());
+    response.content_type = std::string(message[bhttp::field::content_type]);
+    response.headers = copy_headers(message);
+    response.body = std::move(message.body());
+    serve_waiting();
+    finish(call, std::move(response));
+}
+
+void Client::Impl::on_broken(const std::shared_ptr<Link>& link, const ErrorCode& error) {
+    const std::shared_ptr<Call> call = std::move(link->call);
+    const bool some = link->parser && link->parser->got_some();
+    const bool again = link->kept && !some && !call->retried && !is_error_of_http(error);
+    const bool closed_unused = link->kept && !some && error == bhttp::error::end_of_stream;
+    drop(link);
+    if ((again || closed_unused) && !call->retried) {
+        call->retried = true;
+        return open(call);  // drop() has made room for it.
+    }
+    serve_waiting();
+    finish(call, broken(error, some));
+}
+
+Error Client::Impl::broken(const ErrorCode& error, bool some) const {
+    if (error == bhttp::error::body_limit) {
+        return problem(Errc::kTooLarge,
+                       "the answer is over " + std::to_string(options.body_bytes_max) + " bytes");
+    }
+    if (error == bhttp::error::header_limit) {
+        return problem(Errc::kTooLarge, "the answer's header is over 8 KiB");
+    }
+    if (error == bhttp::error::end_of_stream || error == bhttp::error::partial_message ||
+        error == asio::error::eof) {
+        return problem(Errc::kUnavailable,
+                       some ? "closed in the middle of its answer" : "closed without an answer");
+    }
+    if (is_error_of_http(error)) {
+        return problem(Errc::kInvalid, "the answer is not HTTP: " + reason(error));
+    }
+    return problem(Errc::kUnavailable, reason(error));
+}
+
+void Client::Impl::on_deadline(const std::shared_ptr<Call>& call) {
+    const auto self = shared_from_this();
+    const auto used = std::find_if(links.begin(), links.end(),
+                                   [&](const auto& link) { return link->call == call; });
+    const std::string stage = call->stage;
+    if (used != links.end()) {
+        const std::shared_ptr<Link> link = *used;
+        link->call.reset();
+        drop(link);
+    } else {
+        std::erase(waiting, call);
+    }
+    serve_waiting();
+    finish(call, problem(Errc::kTimeout, "no answer in time (" + stage + ")"));
+}
+
+void Client::Impl::finish(const std::shared_ptr<Call>& call, Result<Response> result) {
+    if (ended || !call->done) {
+        return;
+    }
+    if (call->timer) {
+        call->timer->set(std::nullopt);
+    }
+    const Done done = std::exchange(call->done, nullptr);
+    done(std::move(result));  // May destroy the client.
+}
+
+void Client::Impl::drop(const std::shared_ptr<Link>& link) {
+    link->close();
+    links.erase(link);
+}
+
+void Client::Impl::serve_waiting() {
+    while (!waiting.empty() && (!idle.empty() || links.size() < options.connections_max)) {
+        const std::shared_ptr<Call> call = std::move(waiting.front());
+        waiting.pop_front();
+        dispatch(call);
+    }
+}
+
+void Client::Impl::end() {
+    ended = true;
+    const auto all = std::exchange(links, {});
+    for (const auto& link : all) {
+        if (link->call) {
+            link->call->timer.reset();
+            link->call.reset();
+        }
+        link->close();
+    }
+    for (const auto& call : waiting) {
+        call->timer.reset();
+    }
+    waiting.clear();
+    idle.clear();
+}
+
+Client::Client(Loop& loop, std::string base, ClientOptions options)
+    : impl_(std::make_shared<Impl>(loop, base, options)) {}
+
+Client::~Client() {
+    impl_->end();
+}
+
+void Client::request(std::string method, std::string target, std::string body, Mono deadline,
+                     Done done) {
+    auto call = std::make_shared<Call>();
+    call->method = std::move(method);
+    call->target = std::move(target);
+    call->body = std::move(body);
+    call->done = std::move(done);
+    impl_->submit(call, deadline);
+}
+
+}  // namespace sigmacast::http

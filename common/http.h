@@ -34,7 +34,7 @@ struct Response {
     int status = 200;
     std::string body;
     std::string content_type = "application/json";
-    Headers headers;
+    Headers headers = {};
 };
 
 struct Upgrade;  // http_upgrade.h: a connection that asks for another protocol.
@@ -58,6 +58,8 @@ class Server {
 
     Server(Loop& loop, ServerOptions options, Handler handler, UpgradeHandler upgrade = nullptr);
     ~Server();
+    Server(const Server&) = delete;
+    Server& operator=(const Server&) = delete;
 
     /// Errors: kUnavailable, naming address and cause ("127.0.0.1:12080 is in use by another program").
     Result<> start();
@@ -75,7 +77,8 @@ struct ClientOptions {
     std::size_t body_bytes_max = 8u << 20;
 };
 
-/// A pool of kept-alive connections to one server.
+/// A pool of kept-alive connections to one server. Requests that are pending when it is destroyed are dropped: their
+/// `done` is not called.
 class Client {
  public:
     using Done = std::function<void(Result<Response>)>;
@@ -83,6 +86,8 @@ class Client {
     /// `base`: http://host:port/path; requests go to base + target. Throws nothing; a bad URL fails each request.
     Client(Loop& loop, std::string base, ClientOptions options = {});
     ~Client();
+    Client(const Client&) = delete;
+    Client& operator=(const Client&) = delete;
 
     /// `done` is called once, on the loop, at the latest at `deadline`. Errors: kUnavailable (refused, reset, closed in
     /// the middle), kTimeout, kTooLarge, kInvalid (not HTTP). A kept connection that the server had closed meanwhile is

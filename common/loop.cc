@@ -15,8 +15,8 @@ namespace asio = boost::asio;
 
 namespace {
 
-// Asio's steady clock stands still while the machine is suspended and ours does not: a longer wait is cut into slices
-// of this length, so that a timer is at most this late after a resume.
+// Asio's steady clock stands still while the machine is suspended and ours does not: a longer wait
+// is cut into slices of this length, so that a timer is at most this late after a resume.
 constexpr Micros kSliceMax = Seconds(60);
 
 }  // namespace
@@ -35,9 +35,13 @@ void Loop::run() {
     impl_->context.restart();
 }
 
-void Loop::stop() { impl_->context.stop(); }
+void Loop::stop() {
+    impl_->context.stop();
+}
 
-void Loop::post(std::function<void()> work) { asio::post(impl_->context, std::move(work)); }
+void Loop::post(std::function<void()> work) {
+    asio::post(impl_->context, std::move(work));
+}
 
 void Loop::on_terminate(std::function<void()> handler) {
     impl_->signals.add(SIGINT);
@@ -52,7 +56,9 @@ void Loop::on_terminate(std::function<void()> handler) {
     });
 }
 
-asio::io_context& Loop::context() { return impl_->context; }
+asio::io_context& Loop::context() {
+    return impl_->context;
+}
 
 struct Timer::Impl : std::enable_shared_from_this<Timer::Impl> {
     Impl(asio::io_context& context, std::function<void()> what)
@@ -61,9 +67,8 @@ struct Timer::Impl : std::enable_shared_from_this<Timer::Impl> {
     void wait() {
         const auto left = std::clamp(when - BootClock::now(), Micros(0), kSliceMax);
         timer.expires_after(left);
-        timer.async_wait([self = shared_from_this(), mine = turn](const boost::system::error_code&) {
-            self->on_wake(mine);
-        });
+        timer.async_wait([self = shared_from_this(),
+                          mine = turn](const boost::system::error_code&) { self->on_wake(mine); });
     }
 
     // A wake that was already queued when the timer was set again or cancelled has an old turn.
@@ -87,7 +92,9 @@ struct Timer::Impl : std::enable_shared_from_this<Timer::Impl> {
 Timer::Timer(Loop& loop, std::function<void()> fire)
     : impl_(std::make_shared<Impl>(loop.context(), std::move(fire))) {}
 
-Timer::~Timer() { set(std::nullopt); }
+Timer::~Timer() {
+    set(std::nullopt);
+}
 
 void Timer::set(std::optional<Mono> when) {
     ++impl_->turn;
