@@ -4,7 +4,8 @@
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 program=$(basename "$0")
 
-say() { printf '%s\n' "$*"; }
+# One line an argument.
+say() { printf '%s\n' "$@"; }
 warn() { printf '%s: %s\n' "$program" "$*" >&2; }
 
 # One clear sentence, and out.
