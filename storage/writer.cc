@@ -1,0 +1,126 @@
+#include "storage/writer.h"
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "common/log.h"
+
+namespace sigmacast::storage {
+namespace {
+
+// Looks for rows past their retention this often; then slice after slice until none is left,
+// commits in between.
+constexpr std::chrono::seconds kTrimInterval{10};
+
+}  // namespace
+
+struct Writer::Impl {
+    Impl(std::unique_ptr<Store> opened, TrimLimits trim_limits,
+         std::function<void(CommitOutcome)> callback)
+        : store(std::move(opened)), limits(trim_limits), on_committed(std::move(callback)) {}
+
+    void run() {
+        auto next_trim = std::chrono::steady_clock::now();
+        while (auto batch = wait(next_trim)) {
+            if (*batch) {
+                commit(**batch);
+            }
+            if (std::chrono::steady_clock::now() >= next_trim && !trim_slice()) {
+                next_trim = std::chrono::steady_clock::now() + kTrimInterval;
+            }
+        }
+        store->checkpoint();
+    }
+
+    /// A batch, or a null one when it is time to trim; nullopt when it is time to end.
+    std::optional<std::shared_ptr<const Batch>> wait(
+        std::chrono::steady_clock::time_point next_trim) {
+        std::unique_lock lock(mutex);
+        wake.wait_until(lock, next_trim, [this] { return pending != nullptr || stopping; });
+        if (pending == nullptr && stopping) {
+            return std::nullopt;
+        }
+        return std::exchange(pending, nullptr);
+    }
+
+    void commit(const Batch& batch) {
+        const auto started = std::chrono::steady_clock::now();
+        auto result = store->commit(batch);
+        const auto took =
+            std::chrono::duration_cast<Micros>(std::chrono::steady_clock::now() - started);
+        on_committed({std::move(result), took});
+        if (store->wal_pages() >= kCheckpointPages) {
+            store->checkpoint();
+        }
+    }
+
+    /// True: there may be more.
+    bool trim_slice() {
+        const auto trimmed = store->trim(system_now(), limits);
+        if (!trimmed) {
+            log_warn("retention could not remove old rows", {{"error", trimmed.error().message}});
+            return false;
+        }
+        rows_trimmed += *trimmed;
+        if (const auto now = store->bytes()) {
+            database_bytes = *now;
+        }
+        return *trimmed > 0;
+    }
+
+    const std::unique_ptr<Store> store;
+    const TrimLimits limits;
+    const std::function<void(CommitOutcome)> on_committed;
+
+    std::atomic<std::uint64_t> database_bytes{0};
+    std::atomic<std::uint64_t> rows_trimmed{0};
+
+    std::mutex mutex;  // Guards the two below.
+    std::condition_variable wake;
+    std::shared_ptr<const Batch> pending;
+    bool stopping = false;
+
+    std::thread thread;
+};
+
+Writer::Writer(std::unique_ptr<Store> store, TrimLimits limits,
+               std::function<void(CommitOutcome)> on_committed)
+    : impl_(std::make_unique<Impl>(std::move(store), limits, std::move(on_committed))) {
+    impl_->thread = std::thread([impl = impl_.get()] { impl->run(); });
+}
+
+Writer::~Writer() {
+    stop();
+}
+
+void Writer::submit(std::shared_ptr<const Batch> batch) {
+    {
+        const std::lock_guard lock(impl_->mutex);
+        impl_->pending = std::move(batch);
+    }
+    impl_->wake.notify_one();
+}
+
+void Writer::stop() {
+    {
+        const std::lock_guard lock(impl_->mutex);
+        impl_->stopping = true;
+    }
+    impl_->wake.notify_one();
+    if (impl_->thread.joinable()) {
+        impl_->thread.join();
+    }
+}
+
+std::uint64_t Writer::database_bytes() const {
+    return impl_->database_bytes;
+}
+
+std::uint64_t Writer::rows_trimmed() const {
+    return impl_->rows_trimmed;
+}
+
+}  // namespace sigmacast::storage
