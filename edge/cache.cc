@@ -1,0 +1,335 @@
+#include "edge/cache.h"
+
+#include <algorithm>
+#include <set>
+
+#include "common/codec.h"
+
+namespace sigmacast::edge {
+namespace {
+
+bool named(const std::vector<std::string>& keys, const std::string& key) {
+    return keys.empty() || std::find(keys.begin(), keys.end(), key) != keys.end();
+}
+
+/// Quality and why, without the time.
+void take_quality(Age& age, const Age& from) {
+    age.quality = from.quality;
+    age.reason = from.reason;
+    age.source = from.source;
+    age.retry_at = from.retry_at;
+}
+
+void take_newer(Age& age, const std::optional<AsOf>& as_of) {
+    if (as_of && (!age.as_of || age.as_of->mono < as_of->mono)) {
+        age.as_of = as_of;
+        age.uncertain = false;
+    }
+}
+
+}  // namespace
+
+const Stream* Cache::stream(std::string_view origin, std::string_view topic) {
+    std::pair<std::string, std::string> name{origin, topic};
+    const auto it = streams_.find(name);
+    if (it != streams_.end()) {
+        return it->second.get();
+    }
+    if (streams_.size() >= kStreamsMax) {
+        return nullptr;
+    }
+    auto made = std::make_unique<Stream>(Stream{name.first, name.second});
+    topic_names_.insert(name.second);
+    return streams_.emplace(std::move(name), std::move(made)).first->second.get();
+}
+
+Result<std::shared_ptr<Value>> Cache::make_value(const Message& message) {
+    const Stream* of = stream(message.origin, message.topic);
+    if (!of) {
+        return Error{Errc::kFull, "more than " + std::to_string(kStreamsMax) +
+                                      " streams: " + message.topic + " is not served"};
+    }
+    std::string json;
+    if (message.data) {
+        if (const auto written = append_json(json, *message.data); !written) {
+            return written.error().within(message.topic + " of " + message.origin);
+        }
+    }
+    if (json.empty() || json.front() != '{') {
+        json = "{}";
+    }
+    if (has_member(json, {"timestamp"})) {
+        json = without_members(json, {"timestamp"});
+    }
+    auto value = std::make_shared<Value>();
+    value->kind = message.kind;
+    value->stream = of;
+    value->key = message.key;
+    value->poll = message.poll;
+    value->epoch = message.epoch;
+    value->seq = message.seq;
+    value->pos = message.pos;
+    value->age = message.age;
+    value->final = message.final;
+    value->durable = message.durable;
+    value->at = message.at;
+    value->reserved =
+        message.kind == Kind::kValue && has_member(json, {"stale", "error_code", "last_update"});
+    value->json = std::make_shared<const std::string>(std::move(json));
+    if (value->age.quality == Quality::kInitial) {
+        value->age.quality = Quality::kLive;  // A value is live when it arrives.
+    }
+    return value;
+}
+
+Result<std::shared_ptr<const Value>> Cache::put(const Message& message) {
+    auto made = make_value(message);
+    if (!made) {
+        return made.error();
+    }
+    std::shared_ptr<Value> value = std::move(made.value());
+    if (message.kind != Kind::kValue) {
+        return std::shared_ptr<const Value>(std::move(value));
+    }
+    set_pos(message.pos);
+    const Value* before = find(message.origin, message.topic, message.key);
+    value->slot = before ? before->slot : next_slot_++;
+    if (value->final) {
+        erase(*value->stream, value->key);
+    } else {
+        keep(value);
+    }
+    if (const auto poll = poll_index_.find({message.origin, value->poll});
+        poll != poll_index_.end()) {
+        ++poll->second->values_since_report;
+    }
+    return std::shared_ptr<const Value>(std::move(value));
+}
+
+void Cache::keep(std::shared_ptr<Value> value) {
+    Entries& entries = topics_[value->stream->topic][value->stream->origin];
+    auto& place = entries[value->key];
+    const std::size_t before = place ? place->json->size() : 0;
+    const bool room =
+        (place || entries_ < kEntriesMax) && bytes_ - before + value->json->size() <= kBytesMax;
+    if (!room) {
+        ++not_kept_;
+        if (!place) {
+            entries.erase(value->key);
+        }
+        return;
+    }
+    entries_ += place ? 0u : 1u;
+    bytes_ += value->json->size();
+    bytes_ -= before;
+    place = std::move(value);
+}
+
+void Cache::erase(const Stream& of, const std::string& key) {
+    const auto topic = topics_.find(of.topic);
+    if (topic == topics_.end()) {
+        return;
+    }
+    const auto origin = topic->second.find(of.origin);
+    if (origin == topic->second.end()) {
+        return;
+    }
+    const auto entry = origin->second.find(key);
+    if (entry == origin->second.end()) {
+        return;
+    }
+    bytes_ -= entry->second->json->size();
+    --entries_;
+    origin->second.erase(entry);
+}
+
+const Cache::Entries* Cache::find(std::string_view origin, std::string_view topic) const {
+    const auto of = topics_.find(topic);
+    if (of == topics_.end()) {
+        return nullptr;
+    }
+    const auto entries = of->second.find(origin);
+    return entries == of->second.end() ? nullptr : &entries->second;
+}
+
+const Value* Cache::find(std::string_view origin, std::string_view topic,
+                         std::string_view key) const {
+    const Entries* entries = find(origin, topic);
+    if (!entries) {
+        return nullptr;
+    }
+    const auto entry = entries->find(std::string(key));
+    return entry == entries->end() ? nullptr : entry->second.get();
+}
+
+const Cache::Poll* Cache::find_poll(std::string_view origin, std::string_view poll) const {
+    const auto known = poll_index_.find({std::string(origin), std::string(poll)});
+    return known == poll_index_.end() ? nullptr : known->second;
+}
+
+const Cache::Poll* Cache::transition(const Message& message) {
+    set_pos(message.pos);
+    const auto known = poll_index_.find({message.origin, message.poll});
+    Poll* poll = known == poll_index_.end() ? nullptr : known->second;
+    if (poll) {
+        take_quality(poll->state.age, message.age);
+    }
+    const Entries* entries = find(message.origin, message.topic);
+    for (auto it = entries ? entries->begin() : Entries::const_iterator{};
+         entries && it != entries->end(); ++it) {
+        if (it->second->poll == message.poll && named(message.keys, it->first)) {
+            take_quality(it->second->age, message.age);
+        }
+    }
+    return poll;
+}
+
+Cache::PollChange Cache::poll(const PollState& state) {
+    PollChange change;
+    const auto known = poll_index_.find({state.origin, state.report.poll});
+    if (known == poll_index_.end()) {
+        const Stream* of = stream(state.origin, state.report.topic);
+        if (!of || polls_.size() >= kPollsMax) {
+            return change;
+        }
+        auto made = std::make_unique<Poll>();
+        made->state = state;
+        made->stream = of;
+        made->transition_slot = next_slot_++;
+        made->tick_slot = next_slot_++;
+        change.poll = made.get();
+        change.quality_changed = true;
+        change.new_report = state.report_seq != 0;
+        poll_index_[{state.origin, state.report.poll}] = made.get();
+        polls_.push_back(std::move(made));
+    } else {
+        change.poll = known->second;
+        const Age& before = change.poll->state.age;
+        change.quality_changed = before.quality != state.age.quality ||
+                                 before.reason != state.age.reason ||
+                                 before.source != state.age.source;
+        change.new_report = change.poll->state.report_seq != state.report_seq;
+        change.poll->state = state;
+    }
+    if (change.new_report) {
+        apply_report(*change.poll, state.report);
+    }
+    if (change.quality_changed || change.new_report) {
+        apply_quality(*change.poll, state.age, {});
+    }
+    return change;
+}
+
+void Cache::apply_report(Poll& poll, const Report& report) {
+    const Entries* entries = find(poll.state.origin, report.topic);
+    if (!report.ok || !entries) {
+        return;
+    }
+    const std::set<std::string> keys =
+        report.keys ? std::set<std::string>(report.keys->begin(), report.keys->end())
+                    : std::set<std::string>{};
+    for (const auto& [key, value] : *entries) {
+        if (value->poll == report.poll && (!report.keys || keys.count(key) > 0)) {
+            take_newer(value->age, report.as_of);
+        }
+    }
+}
+
+void Cache::apply_quality(Poll& poll, const Age& age, const std::vector<std::string>& keys) {
+    const Entries* entries = find(poll.state.origin, poll.state.report.topic);
+    if (!entries) {
+        return;
+    }
+    for (const auto& [key, value] : *entries) {
+        if (value->poll == poll.state.report.poll && named(keys, key)) {
+            take_quality(value->age, age);
+        }
+    }
+}
+
+void Cache::replace(const protocol::Snapshot& snapshot) {
+    auto old = std::move(topics_);
+    const bool same = epoch_ == snapshot.epoch;
+    topics_.clear();
+    entries_ = 0;
+    bytes_ = 0;
+    epoch_ = snapshot.epoch;
+    pos_ = same ? std::max(pos_, snapshot.pos) : snapshot.pos;
+    for (const Message& message : snapshot.values) {
+        if (auto made = make_value(message)) {
+            (*made)->slot = next_slot_++;
+            keep(std::move(*made));
+        }
+    }
+    for (const PollState& state : snapshot.polls) {
+        if (const PollChange change = poll(state); change.poll) {
+            apply_report(*change.poll, state.report);
+            apply_quality(*change.poll, state.age, {});
+        }
+    }
+    if (!same) {
+        return;
+    }
+    std::map<std::pair<std::string_view, std::string_view>, std::uint64_t> upto;
+    for (const StreamHead& head : snapshot.streams) {
+        upto[{head.origin, head.topic}] = head.seq;
+    }
+    for (auto& [topic, origins] : old) {
+        for (auto& [origin, entries] : origins) {
+            const std::uint64_t seq = upto[{origin, topic}];
+            for (auto& [key, value] : entries) {
+                if (value->seq > seq) {
+                    if (find(origin, topic, key)) {
+                        erase(*value->stream, key);
+                    }
+                    keep(std::move(value));
+                }
+            }
+        }
+    }
+}
+
+Age Cache::effective(Age age) const {
+    if (uplink_) {
+        return age;
+    }
+    if (age.quality == Quality::kLive) {
+        age.quality = Quality::kStale;
+    }
+    age.reason = "BROKER_UNREACHABLE";
+    age.source = "uplink";
+    age.retry_at.reset();
+    return age;
+}
+
+void Cache::each_of_topic(std::string_view topic,
+                          const std::function<void(const Value&)>& visit) const {
+    const auto of = topics_.find(topic);
+    if (of == topics_.end()) {
+        return;
+    }
+    // Keyed entries before the one without a key, so that a summary never overtakes what it sums
+    // up.
+    for (const auto& [origin, entries] : of->second) {
+        for (const auto& [key, value] : entries) {
+            if (!key.empty()) {
+                visit(*value);
+            }
+        }
+        if (const auto summary = entries.find(""); summary != entries.end()) {
+            visit(*summary->second);
+        }
+    }
+}
+
+void Cache::each_topic(const std::function<void(const std::string&)>& visit) const {
+    for (const auto& [topic, origins] : topics_) {
+        visit(topic);
+    }
+}
+
+bool Cache::knows(std::string_view topic) const {
+    return topic_names_.find(topic) != topic_names_.end();
+}
+
+}  // namespace sigmacast::edge

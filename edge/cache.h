@@ -1,0 +1,116 @@
+// The newest value of every key that this edge knows, and how far each can be trusted. Data becomes
+// JSON text once, here; everything that is sent later is spliced from it.
+//
+// A value's own age is what its message, its poll's reports and the broker's transitions said.
+// While the uplink is down effective() overrides that: the value is kept and called stale, because
+// nobody can tell.
+//
+// Pure. Runs on: the loop. Bounds: kEntriesMax values, kBytesMax of JSON text, kPollsMax polls,
+// kStreamsMax streams; what is beyond them still passes through to the clients, but is not kept.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "common/message.h"
+#include "common/protocol.h"
+#include "edge/render.h"
+
+namespace sigmacast::edge {
+
+class Cache {
+ public:
+    static constexpr std::size_t kEntriesMax = 100'000;
+    static constexpr std::size_t kBytesMax = 256u << 20;
+    static constexpr std::size_t kPollsMax = 10'000;
+    static constexpr std::size_t kStreamsMax = 20'000;
+
+    /// One poll and what is known of it.
+    struct Poll {
+        PollState state;
+        const Stream* stream = nullptr;
+        std::uint64_t transition_slot = 0;  // For conflation, as Value::slot.
+        std::uint64_t tick_slot = 0;
+        std::size_t values_since_report = 0;
+    };
+    using Entries = std::map<std::string, std::shared_ptr<Value>>;  // By key: "" (a summary) first.
+
+    /// Takes a value or an event. A state value is kept; a final one ends its key. Errors:
+    /// kInvalid, kTooLarge where the data cannot become JSON; the value before it stays.
+    Result<std::shared_ptr<const Value>> put(const Message& message);
+
+    /// A transition of the broker's. Returns its poll, or nullptr for state that no poll feeds.
+    const Poll* transition(const Message& message);
+
+    /// A newer state of a poll. Values that a good report names are as new as the report.
+    /// Returns the poll, and whether quality, reason or source differ from what was known.
+    struct PollChange {
+        Poll* poll = nullptr;
+        bool quality_changed = false;
+        bool new_report = false;
+    };
+    PollChange poll(const PollState& state);
+
+    /// Replaces everything by a snapshot; values that came after it are kept where the epoch is the
+    /// same.
+    void replace(const protocol::Snapshot& snapshot);
+
+    void set_uplink(bool up) { uplink_ = up; }
+    [[nodiscard]] bool uplink() const { return uplink_; }
+    /// `age` as it is to be told: stale, BROKER_UNREACHABLE while the uplink is down.
+    [[nodiscard]] Age effective(Age age) const;
+
+    [[nodiscard]] const std::vector<std::unique_ptr<Poll>>& polls() const { return polls_; }
+    [[nodiscard]] const Poll* find_poll(std::string_view origin, std::string_view poll) const;
+    /// Every value of a topic, origins one after the other.
+    void each_of_topic(std::string_view topic,
+                       const std::function<void(const Value&)>& visit) const;
+    void each_topic(const std::function<void(const std::string&)>& visit) const;
+    /// The values of one (origin, topic); nullptr where there are none.
+    [[nodiscard]] const Entries* find(std::string_view origin, std::string_view topic) const;
+    [[nodiscard]] const Value* find(std::string_view origin, std::string_view topic,
+                                    std::string_view key) const;
+    /// Whether anything was ever heard of this topic.
+    [[nodiscard]] bool knows(std::string_view topic) const;
+    /// The stable name of a stream; nullptr beyond kStreamsMax.
+    const Stream* stream(std::string_view origin, std::string_view topic);
+
+    [[nodiscard]] const std::string& epoch() const { return epoch_; }
+    [[nodiscard]] std::uint64_t pos() const { return pos_; }
+    void set_pos(std::uint64_t pos) { pos_ = pos > pos_ ? pos : pos_; }
+    [[nodiscard]] std::size_t entries() const { return entries_; }
+    [[nodiscard]] std::size_t bytes() const { return bytes_; }
+    /// Values that were passed on and not kept, for want of room.
+    [[nodiscard]] std::uint64_t not_kept() const { return not_kept_; }
+
+ private:
+    using Origins = std::map<std::string, Entries, std::less<>>;
+
+    Result<std::shared_ptr<Value>> make_value(const Message& message);
+    void keep(std::shared_ptr<Value> value);
+    void erase(const Stream& stream, const std::string& key);
+    void apply_report(Poll& poll, const Report& report);
+    void apply_quality(Poll& poll, const Age& age, const std::vector<std::string>& keys);
+
+    std::map<std::string, Origins, std::less<>> topics_;
+    std::map<std::pair<std::string, std::string>, std::unique_ptr<Stream>, std::less<>> streams_;
+    std::set<std::string, std::less<>> topic_names_;
+    std::vector<std::unique_ptr<Poll>> polls_;
+    std::map<std::pair<std::string, std::string>, Poll*> poll_index_;  // (origin, poll)
+    std::string epoch_;
+    std::uint64_t pos_ = 0;
+    std::uint64_t next_slot_ = 1;
+    std::size_t entries_ = 0;
+    std::size_t bytes_ = 0;
+    std::uint64_t not_kept_ = 0;
+    bool uplink_ = false;
+};
+
+}  // namespace sigmacast::edge

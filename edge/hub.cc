@@ -1,0 +1,768 @@
+#include "edge/hub.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "common/codec.h"
+
+namespace sigmacast::edge {
+namespace {
+
+constexpr std::array<std::string_view, 8> kDefaultSubscriptions = {
+    "system.status", "storage.update", "agent.status",     "compression.update",
+    "notification",  "rpc_error",      "connection_error", "heartbeat"};
+
+/// Names that clients may ask for before anything was published under them.
+constexpr std::array<std::string_view, 30> kKnownTopics = {"system.status",
+                                                           "storage.update",
+                                                           "agent.status",
+                                                           "compression.update",
+                                                           "notification",
+                                                           "rpc_error",
+                                                           "connection_error",
+                                                           "heartbeat",
+                                                           "scheduler.metrics",
+                                                           "recovery.status",
+                                                           "tuning.status",
+                                                           "breaker.status",
+                                                           "circuit_breaker.open",
+                                                           "circuit_breaker.closed",
+                                                           "circuit_breaker.half_open",
+                                                           "agent.started",
+                                                           "agent.stopped",
+                                                           "agent.restarted",
+                                                           "agent.task_assigned",
+                                                           "agent.task_completed",
+                                                           "agent.task_failed",
+                                                           "agent.recovery_started",
+                                                           "agent.recovery_success",
+                                                           "agent.recovery_failed",
+                                                           "agent.health_check",
+                                                           "task.queued",
+                                                           "task.dispatched",
+                                                           "dead_letter.queued",
+                                                           "dead_letter.retried",
+                                                           "dead_letter.discarded"};
+
+template <class List>
+bool contains(const List& list, std::string_view name) {
+    return std::find(list.begin(), list.end(), name) != list.end();
+}
+
+void drop(std::vector<Session*>& sessions, const Session* session) {
+    const auto at = std::find(sessions.begin(), sessions.end(), session);
+    if (at != sessions.end()) {
+        *at = sessions.back();
+        sessions.pop_back();
+    }
+}
+
+bool same_state(const Age& a, const Age& b) {
+    return a.quality == b.quality && a.reason == b.reason && a.source == b.source;
+}
+
+}  // namespace
+
+Hub::Hub(HubOptions options, Random random)
+    : options_(std::move(options)),
+      random_(std::move(random)),
+      legacy_origin_(options_.legacy_origin) {}
+
+Hub::~Hub() = default;
+
+Bytes Hub::make(std::string_view payload) {
+    ++counters_.encodes;
+    return frame(payload);
+}
+
+// --- Sessions ---------------------------------------------------------------------------------
+
+Session& Hub::open(Dialect dialect, Now now) {
+    auto made =
+        std::make_unique<Session>(random_.uuid(), dialect, options_.queue, counters_.sent, now);
+    Session& session = *made;
+    sessions_.emplace(&session, std::move(made));
+    if (session.v1()) {
+        hello(session, now);
+    } else {
+        welcome(session, now);
+    }
+    return session;
+}
+
+void Hub::close(Session& session) {
+    for (const std::string& topic : std::set<std::string>(session.subscriptions())) {
+        remove(session, topic);
+    }
+    drop(everything_, &session);
+    drop(touched_, &session);
+    sessions_.erase(&session);
+}
+
+void Hub::welcome(Session& session, Now now) {
+    std::string data = "{";
+    append_member(data, "client_id", session.client_id());
+    append_member(data, "message",
+                  "Connected to SigmaVault WebSocket. You are subscribed to all core events.");
+    data += ",\"subscriptions\":[";
+    for (const std::string_view topic : kDefaultSubscriptions) {
+        if (data.back() != '[') {
+            data += ',';
+        }
+        append_json_string(data, topic);
+        add(session, std::string(topic));
+    }
+    data += "]}";
+    push_control(session, render_plain("notification", {}, data, {}, now));
+    for (const std::string_view topic : kDefaultSubscriptions) {
+        for (const Value* value : state_of(session, std::string(topic))) {
+            push(session,
+                 {make(render_value(*value, cache_.effective(value->age), Dialect::kLegacy, now)),
+                  value->stream, value->seq, value->slot},
+                 now);
+        }
+    }
+}
+
+std::vector<Source> Hub::sources() const {
+    std::vector<Source> sources;
+    for (const auto& poll : cache_.polls()) {
+        sources.push_back({poll->state.origin, poll->state.report.poll, poll->state.report.topic,
+                           cache_.effective(poll->state.age)});
+    }
+    return sources;
+}
+
+void Hub::hello(Session& session, Now now) {
+    std::string data = "{";
+    append_member(data, "protocol", std::uint64_t{1});
+    append_member(data, "epoch", cache_.epoch());
+    append_member(data, "pos", bookmark_);
+    append_member(data, "server_time", to_rfc3339(now.wall));
+    append_member(data, "ping_ms", static_cast<std::uint64_t>(options_.heartbeat_interval.count()));
+    append_member(data, "client_id", session.client_id());
+    append_member(data, "version", SIGMACAST_VERSION);
+    append_member(data, "uplink", cache_.uplink() ? "up" : "down");
+    data += ",\"features\":[\"skipped\",\"tick\",\"transition\",\"wildcard\"],\"sources\":[";
+    for (const Source& source : sources()) {
+        if (data.back() != '[') {
+            data += ',';
+        }
+        append_source(data, source, now);
+    }
+    data += "]}";
+    push_control(session, render_plain("hello", {}, data, {}, now));
+}
+
+void Hub::receive(Session& session, std::string_view text, Now now) {
+    const ClientMessage message = parse_client_message(text);
+    switch (message.type) {
+        case ClientMessage::Type::kPing: {
+            std::string rest;
+            if (session.v1() && !session.data_waiting()) {
+                append_member(rest, "pos", bookmark_);  // All up to here was queued before this.
+                append_member(rest, "epoch", cache_.epoch());
+            }
+            push_control(session,
+                         render_plain("pong", session.v1() ? message.id : "", {}, rest, now));
+            break;
+        }
+        case ClientMessage::Type::kSubscribe:
+            subscribe(session, message, now);
+            break;
+        case ClientMessage::Type::kUnsubscribe:
+            unsubscribe(session, message);
+            break;
+        case ClientMessage::Type::kBad:
+            ++counters_.client_errors;
+            push_control(session, render_error(message.id, 4000, "bad_request", message.problem,
+                                               false, now));
+            break;
+    }
+    tell_dropped(now);
+}
+
+bool Hub::known_topic(std::string_view topic) const {
+    return contains(kKnownTopics, topic) || cache_.knows(topic);
+}
+
+/// Underscores stand for dots only where that gives a known topic.
+std::string Hub::topic_name(std::string_view name) const {
+    std::string dotted(name);
+    const std::size_t first = dotted.find('_');
+    if (first == std::string::npos || known_topic(dotted)) {
+        return dotted;
+    }
+    dotted[first] = '.';
+    if (known_topic(dotted)) {
+        return dotted;
+    }
+    std::replace(dotted.begin(), dotted.end(), '_', '.');
+    return known_topic(dotted) ? dotted : std::string(name);
+}
+
+void Hub::add(Session& session, const std::string& topic) {
+    if (!session.subscriptions().insert(topic).second) {
+        return;
+    }
+    if (session.v1() && topic == "*") {
+        session.everything = true;
+        for (const std::string& other : session.subscriptions()) {
+            const auto of = by_topic_.find(other);
+            if (of != by_topic_.end()) {
+                drop(of->second.v1, &session);
+            }
+        }
+        everything_.push_back(&session);
+        return;
+    }
+    if (!session.everything) {
+        Subscribers& of = by_topic_[topic];
+        (session.v1() ? of.v1 : of.legacy).push_back(&session);
+    }
+}
+
+void Hub::remove(Session& session, const std::string& topic) {
+    if (session.subscriptions().erase(topic) == 0) {
+        return;
+    }
+    if (session.everything && topic == "*") {
+        session.everything = false;
+        drop(everything_, &session);
+        for (const std::string& other : session.subscriptions()) {
+            by_topic_[other].v1.push_back(&session);
+        }
+        return;
+    }
+    const auto of = by_topic_.find(topic);
+    if (of != by_topic_.end()) {
+        drop(session.v1() ? of->second.v1 : of->second.legacy, &session);
+        if (of->second.v1.empty() && of->second.legacy.empty()) {
+            by_topic_.erase(of);
+        }
+    }
+}
+
+void Hub::subscribe(Session& session, const ClientMessage& message, Now now) {
+    std::vector<std::string> topics;
+    for (const std::string& type : message.types) {
+        const std::string topic = type == "*" ? type : topic_name(type);
+        if (contains(topics, topic)) {
+            continue;
+        }
+        const bool is_new = session.subscriptions().count(topic) == 0;
+        if (is_new && session.subscriptions().size() >= kSubscriptionsMax) {
+            ++counters_.client_errors;
+            push_control(session, render_error(message.id, 4005, "limit_policy",
+                                               "more than " + std::to_string(kSubscriptionsMax) +
+                                                   " subscriptions; " + topic + " was not added",
+                                               false, now));
+            break;
+        }
+        add(session, topic);
+        if (is_new || session.v1()) {
+            topics.push_back(topic);
+        }
+    }
+    if (session.v1()) {
+        answer_subscribe(session, message.id, topics, message.resume ? "not_kept" : "", now);
+        return;
+    }
+    for (const std::string& topic : topics) {
+        for (const Value* value : state_of(session, topic)) {
+            push(session,
+                 {make(render_value(*value, cache_.effective(value->age), Dialect::kLegacy, now)),
+                  value->stream, value->seq, value->slot},
+                 now);
+        }
+    }
+}
+
+void Hub::unsubscribe(Session& session, const ClientMessage& message) {
+    for (const std::string& type : message.types) {
+        remove(session, type == "*" ? type : topic_name(type));
+    }
+}
+
+std::vector<const Value*> Hub::state_of(const Session& session, const std::string& topic) {
+    std::vector<const Value*> values;
+    const auto visit = [&](const Value& value) {
+        if (session.v1() || is_legacy_origin(value.stream->origin)) {
+            values.push_back(&value);
+        }
+    };
+    if (topic == "*" && session.v1()) {
+        cache_.each_topic([&](const std::string& each) { cache_.each_of_topic(each, visit); });
+    } else {
+        cache_.each_of_topic(topic, visit);
+    }
+    return values;
+}
+
+/// `subscribed`, and then exactly the frames that it counts: they cannot be conflated with later
+/// ones.
+void Hub::answer_subscribe(Session& session, std::string_view id,
+                           const std::vector<std::string>& topics, std::string_view cause,
+                           Now now) {
+    std::vector<Outgoing> frames;
+    std::size_t bytes = 0;
+    std::string data = "{\"topics\":{";
+    for (const std::string& topic : topics) {
+        const std::vector<const Value*> values = state_of(session, topic);
+        if (data.back() != '{') {
+            data += ',';
+        }
+        append_json_string(data, topic);
+        data += ":{";
+        const bool snapshot = !values.empty() || !cause.empty();
+        append_member(data, "result",
+                      snapshot                             ? "snapshot"
+                      : topic == "*" || known_topic(topic) ? "live"
+                                                           : "unknown");
+        if (snapshot) {
+            append_member(data, "count", std::uint64_t{values.size()});
+            if (!cause.empty()) {
+                append_member(data, "cause", cause);
+            }
+        }
+        data += '}';
+        for (const Value* value : values) {
+            frames.push_back(
+                {make(render_value(*value, cache_.effective(value->age), Dialect::kV1, now, true)),
+                 value->stream, value->seq, 0});
+            bytes += frames.back().frame->size();
+        }
+    }
+    data += "}}";
+    const Bytes answer = make(render_plain("subscribed", id, data, {}, now));
+    session.allow(bytes + answer->size());
+    push(session, {answer, nullptr, 0, 0}, now);
+    for (const Outgoing& item : frames) {
+        push(session, item, now);
+    }
+}
+
+// --- What the broker sent -----------------------------------------------------------------------
+
+void Hub::apply(std::vector<Upstream::Step> steps, Now now) {
+    for (Upstream::Step& each : steps) {
+        std::visit([&](auto& of) { step(of, now); }, each);
+    }
+    tell_dropped(now);
+}
+
+void Hub::step(protocol::Snapshot& snapshot, Now now) {
+    const std::string_view cause = !snapshot_seen_                    ? "joined"
+                                   : snapshot.epoch == cache_.epoch() ? "repaired"
+                                                                      : "new_epoch";
+    cache_.replace(snapshot);
+    snapshot_seen_ = true;
+    bookmark_ = cache_.pos();
+    for (const auto& poll : cache_.polls()) {
+        if (is_legacy_origin(poll->state.origin)) {
+            render_due(*poll, now.mono);
+        }
+    }
+    for (const auto& [of, session] : sessions_) {
+        if (session->v1() && !session->subscriptions().empty()) {
+            const std::vector<std::string> topics(session->subscriptions().begin(),
+                                                  session->subscriptions().end());
+            answer_subscribe(*session, {},
+                             session->everything ? std::vector<std::string>{"*"} : topics, cause,
+                             now);
+        }
+    }
+}
+
+void Hub::step(Message& message, Now now) {
+    if (message.kind == Kind::kTransition) {
+        on_transition(message, now);
+    } else if (message.kind == Kind::kValue || message.kind == Kind::kEvent) {
+        on_value(message, now);
+    }
+}
+
+void Hub::on_value(const Message& message, Now now) {
+    const auto put = cache_.put(message);
+    if (!put) {
+        ++counters_.not_encodable;
+        if (const Stream* stream = cache_.stream(message.origin, message.topic)) {
+            push_topic(
+                message.topic, Dialect::kV1,
+                {make(render_skipped(*stream, message.seq, message.seq, "not_encodable", now)),
+                 stream, message.seq, 0},
+                now);
+        }
+        return;
+    }
+    const Value& value = **put;
+    if (has_listeners(message.topic, Dialect::kV1)) {
+        push_topic(message.topic, Dialect::kV1,
+                   {make(render_value(value, cache_.effective(value.age), Dialect::kV1, now)),
+                    value.stream, value.seq, value.slot, value.final},
+                   now);
+    }
+    const bool state = value.kind == Kind::kValue;
+    const bool rendered_at_report = state && !value.final && !value.poll.empty() &&
+                                    cache_.find_poll(message.origin, value.poll) != nullptr;
+    if (!rendered_at_report && (!state || is_legacy_origin(message.origin))) {
+        send_legacy(value, now);
+    }
+}
+
+void Hub::send_legacy(const Value& value, Now now) {
+    if (has_listeners(value.stream->topic, Dialect::kLegacy)) {
+        push_topic(value.stream->topic, Dialect::kLegacy,
+                   {make(render_value(value, cache_.effective(value.age), Dialect::kLegacy, now)),
+                    value.stream, value.seq, value.slot, value.final},
+                   now);
+    }
+}
+
+void Hub::on_transition(const Message& message, Now now) {
+    const Stream* stream = cache_.stream(message.origin, message.topic);
+    const Cache::Poll* poll = cache_.transition(message);
+    if (!stream) {
+        return;
+    }
+    const Transition transition{.stream = stream,
+                                .poll = message.poll,
+                                .keys = message.keys,
+                                .epoch = message.epoch,
+                                .seq = message.seq,
+                                .pos = message.pos,
+                                .age = cache_.effective(message.age)};
+    tell_transition(transition, poll ? poll->transition_slot : 0, now);
+    if (!is_legacy_origin(message.origin)) {
+        return;
+    }
+    if (poll) {
+        render_due(*poll, now.mono + kRenderDelay);
+        return;
+    }
+    const Cache::Entries* entries = cache_.find(message.origin, message.topic);
+    if (entries) {
+        for (const auto& [key, value] : *entries) {
+            if (value->poll.empty() && (message.keys.empty() || contains(message.keys, key))) {
+                send_legacy(*value, now);
+            }
+        }
+    }
+}
+
+void Hub::tell_transition(const Transition& transition, std::uint64_t slot, Now now) {
+    if (has_listeners(transition.stream->topic, Dialect::kV1)) {
+        push_topic(
+            transition.stream->topic, Dialect::kV1,
+            {make(render_transition(transition, now)), transition.stream, transition.seq, slot},
+            now);
+    }
+}
+
+void Hub::step(Upstream::PollUpdate& update, Now now) {
+    const Cache::Poll* known = cache_.find_poll(update.state.origin, update.state.report.poll);
+    if (!update.complete_age) {
+        const Report& report = update.state.report;
+        update.state.age = known ? known->state.age : Age{};
+        update.state.age.as_of = report.as_of ? report.as_of : update.state.age.as_of;
+        if (report.ok) {
+            update.state.age = Age{.quality = Quality::kLive, .as_of = report.as_of};
+        }
+    }
+    const bool is_new = known == nullptr;
+    const std::size_t values = known ? known->values_since_report : 1;
+    const Cache::PollChange change = cache_.poll(update.state);
+    if (!change.poll) {
+        return;
+    }
+    Cache::Poll& poll = *change.poll;
+    if (change.quality_changed && !is_new) {
+        // The broker's own transition was not logged, or is lost: what it would have said is said
+        // here.
+        tell_transition({.stream = poll.stream,
+                         .poll = poll.state.report.poll,
+                         .keys = {},
+                         .epoch = {},
+                         .age = cache_.effective(poll.state.age)},
+                        poll.transition_slot, now);
+    }
+    if (change.new_report) {
+        const bool named = poll.state.report.keys.has_value();
+        if (poll.state.report.ok && (named || values == 0)) {
+            tell_tick(poll, now);
+        }
+        poll.values_since_report = 0;
+    }
+    if ((change.new_report || change.quality_changed) && is_legacy_origin(poll.state.origin)) {
+        render_poll(poll, now);
+    }
+}
+
+void Hub::tell_tick(const Cache::Poll& poll, Now now) {
+    if (!has_listeners(poll.stream->topic, Dialect::kV1)) {
+        return;
+    }
+    const Report& report = poll.state.report;
+    const bool partial = report.keys && !report.complete;
+    const Source source{poll.state.origin, report.poll, report.topic,
+                        cache_.effective(poll.state.age)};
+    push_topic(poll.stream->topic, Dialect::kV1,
+               {make(render_tick(source, partial ? &*report.keys : nullptr, now)), nullptr, 0,
+                poll.tick_slot},
+               now);
+}
+
+void Hub::step(Upstream::Lost& lost, Now now) {
+    const Stream* stream = cache_.stream(lost.origin, lost.topic);
+    if (stream) {
+        push_topic(lost.topic, Dialect::kV1,
+                   {make(render_skipped(*stream, lost.range.from, lost.range.to, "lost", now)),
+                    stream, lost.range.to, 0},
+                   now);
+    }
+}
+
+void Hub::step(Upstream::UplinkChange& change, Now now) {
+    const auto before = sources();
+    cache_.set_uplink(change.up);
+    for (std::size_t i = 0; i < before.size(); ++i) {
+        const Cache::Poll& poll = *cache_.polls()[i];
+        const Age age = cache_.effective(poll.state.age);
+        if (!same_state(before[i].age, age)) {
+            tell_transition({.stream = poll.stream,
+                             .poll = poll.state.report.poll,
+                             .keys = {},
+                             .epoch = {},
+                             .age = age},
+                            poll.transition_slot, now);
+        }
+        if (is_legacy_origin(poll.state.origin)) {
+            render_due(poll, now.mono);
+        }
+    }
+    // State that no poll feeds: one transition for each of its streams.
+    cache_.each_topic([&](const std::string& topic) {
+        const Stream* told = nullptr;
+        cache_.each_of_topic(topic, [&](const Value& value) {
+            if (!value.poll.empty()) {
+                return;
+            }
+            if (value.stream != told) {
+                told = value.stream;
+                tell_transition({.stream = told,
+                                 .poll = {},
+                                 .keys = {},
+                                 .epoch = {},
+                                 .age = cache_.effective(value.age)},
+                                0, now);
+            }
+            if (is_legacy_origin(value.stream->origin)) {
+                send_legacy(value, now);
+            }
+        });
+    });
+    on_timer(now);
+}
+
+void Hub::step(Upstream::Bookmark& bookmark, Now) {
+    bookmark_ = std::max(bookmark_, bookmark.pos);
+    cache_.set_pos(bookmark_);
+}
+
+// --- Renderings for clients without a subprotocol -----------------------------------------------
+
+bool Hub::is_legacy_origin(std::string_view origin) {
+    if (legacy_origin_.empty() && !cache_.polls().empty()) {
+        legacy_origin_ = cache_.polls().front()->state.origin;
+    }
+    return origin == legacy_origin_;
+}
+
+void Hub::render_due(const Cache::Poll& poll, Mono when) {
+    Rendering& next = renderings_.emplace(&poll, Rendering{when, true}).first->second;
+    next.due = std::min(next.due, when);
+    next.forced = true;
+}
+
+/// Every key of the poll, the summary last; nothing where there never was a value.
+void Hub::render_poll(const Cache::Poll& poll, Now now) {
+    // A report that is a little late is no reason to repeat the value before it.
+    const Millis interval = std::max(poll.state.report.interval, Millis{100});
+    renderings_[&poll] = {now.mono + interval + std::max(interval / 4, Millis{50}), false};
+    const std::string& topic = poll.stream->topic;
+    if (!has_listeners(topic, Dialect::kLegacy)) {
+        return;
+    }
+    const Cache::Entries* entries = cache_.find(poll.state.origin, topic);
+    if (!entries) {
+        return;
+    }
+    for (const auto& [key, value] : *entries) {
+        if (!key.empty() && value->poll == poll.state.report.poll) {
+            send_legacy(*value, now);
+        }
+    }
+    const auto summary = entries->find("");
+    if (summary != entries->end() && summary->second->poll == poll.state.report.poll) {
+        send_legacy(*summary->second, now);
+    }
+}
+
+void Hub::on_timer(Now now) {
+    std::vector<std::pair<const Cache::Poll*, bool>> due;
+    for (const auto& [poll, next] : renderings_) {
+        if (next.due <= now.mono) {
+            due.emplace_back(poll, next.forced);
+        }
+    }
+    for (const auto& [poll, forced] : due) {
+        // Until the broker calls it silent, a poll that is late is not told again: nothing new is
+        // known.
+        if (forced || cache_.effective(poll->state.age).quality != Quality::kLive) {
+            render_poll(*poll, now);
+        }
+        renderings_[poll] = {now.mono + std::max(poll->state.report.interval, Millis{100}), false};
+    }
+    if (next_heartbeat_check_ <= now.mono) {
+        next_heartbeat_check_ =
+            now.mono + std::min(kHeartbeatCheck, options_.heartbeat_interval / 4);
+        heartbeats(now);
+    }
+    tell_dropped(now);
+}
+
+Mono Hub::deadline() const {
+    Mono next = next_heartbeat_check_;
+    for (const auto& [poll, rendering] : renderings_) {
+        next = std::min(next, rendering.due);
+    }
+    return next;
+}
+
+// --- Sending ------------------------------------------------------------------------------------
+
+void Hub::touch(Session& session) {
+    if (!session.touched) {
+        session.touched = true;
+        touched_.push_back(&session);
+    }
+}
+
+std::vector<Session*> Hub::take_touched() {
+    for (Session* session : touched_) {
+        session->touched = false;
+    }
+    return std::exchange(touched_, {});
+}
+
+void Hub::push_control(Session& session, std::string_view payload) {
+    session.send_control(make(payload));
+    touch(session);
+}
+
+void Hub::push(Session& session, const Outgoing& item, Now now) {
+    touch(session);
+    if (session.send_data(item)) {
+        return;
+    }
+    ++counters_.slow_closed;
+    dropped_.push_back(session.client_id());
+    if (session.v1()) {
+        const auto hint = static_cast<std::uint64_t>(
+            (kReconnectHintMin + random_.upto(kReconnectHintMax)).count());
+        std::string data = "{";
+        append_member(data, "code", std::uint64_t{kCloseSlowConsumer});
+        append_member(data, "reason", "slow_consumer");
+        append_member(data, "reconnect_in_ms", hint);
+        data += '}';
+        push_control(session, render_plain("goodbye", {}, data, {}, now));
+    }
+    session.close({kCloseSlowConsumer, "slow_consumer"});
+}
+
+bool Hub::has_listeners(std::string_view topic, Dialect dialect) const {
+    if (dialect == Dialect::kV1 && !everything_.empty()) {
+        return true;
+    }
+    const auto of = by_topic_.find(std::string(topic));
+    return of != by_topic_.end() &&
+           !(dialect == Dialect::kV1 ? of->second.v1 : of->second.legacy).empty();
+}
+
+void Hub::push_topic(std::string_view topic, Dialect dialect, const Outgoing& item, Now now) {
+    const auto of = by_topic_.find(std::string(topic));
+    if (of != by_topic_.end()) {
+        for (Session* session : dialect == Dialect::kV1 ? of->second.v1 : of->second.legacy) {
+            push(*session, item, now);
+        }
+    }
+    if (dialect == Dialect::kV1) {
+        for (Session* session : everything_) {
+            push(*session, item, now);
+        }
+    }
+}
+
+/// The others hear of a client that was dropped. Telling may drop more: each once, so this ends.
+void Hub::tell_dropped(Now now) {
+    while (!dropped_.empty()) {
+        const std::string client = std::move(dropped_.back());
+        dropped_.pop_back();
+        std::string data = "{";
+        append_member(data, "client_id", client);
+        append_member(data, "reason", "buffer_full");
+        append_member(data, "error_code", "CONNECTION_DROP");
+        append_member(data, "timestamp", static_cast<std::uint64_t>(unix_seconds(now.wall)));
+        data += '}';
+        const Bytes told = make(render_plain("connection_error", {}, data, {}, now));
+        push_topic("connection_error", Dialect::kLegacy, {told, nullptr, 0, 0}, now);
+        push_topic("connection_error", Dialect::kV1, {told, nullptr, 0, 0}, now);
+    }
+}
+
+void Hub::heartbeats(Now now) {
+    Bytes legacy;
+    Bytes v1;
+    for (const auto& [of, session] : sessions_) {
+        const bool quiet = elapsed(session->last_sent(), now.mono) >= options_.heartbeat_interval;
+        if (!quiet || !session->idle() || session->closing() ||
+            (!session->v1() && session->subscriptions().count("heartbeat") == 0)) {
+            continue;  // What waits is younger than a heartbeat would be.
+        }
+        Bytes& shared = session->v1() ? v1 : legacy;
+        if (!shared) {
+            std::string data = "{";
+            append_member(data, "server_time", static_cast<std::uint64_t>(unix_seconds(now.wall)));
+            std::string rest;
+            if (session->v1()) {
+                append_member(data, "uplink", cache_.uplink() ? "up" : "down");
+                append_member(rest, "pos", bookmark_);
+                append_member(rest, "epoch", cache_.epoch());
+            }
+            data += '}';
+            shared = make(render_plain("heartbeat", {}, data, rest, now));
+        }
+        session->send_control(shared);
+        touch(*session);
+    }
+}
+
+void Hub::drain(Now now) {
+    for (const auto& [of, session] : sessions_) {
+        if (session->v1()) {
+            const auto hint = static_cast<std::uint64_t>(
+                (kReconnectHintMin + random_.upto(kReconnectHintMax)).count());
+            std::string data = "{";
+            append_member(data, "code", std::uint64_t{kCloseGoingAway});
+            append_member(data, "reason", "shutting_down");
+            append_member(data, "reconnect_in_ms", hint);
+            data += '}';
+            push_control(*session, render_plain("goodbye", {}, data, {}, now));
+        }
+        session->close({kCloseGoingAway, "shutting_down"});
+        touch(*session);
+    }
+}
+
+}  // namespace sigmacast::edge

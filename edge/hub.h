@@ -1,0 +1,144 @@
+// Who gets what: the sessions by topic, each frame built once a dialect and shared by everyone who
+// gets it.
+//
+//     Session& s = hub.open(Dialect::kLegacy, now);   // a client; hub.close(s) when its socket is
+//     gone hub.receive(s, text, now);                      // what it sent
+//     hub.apply(upstream_output.steps, now);          // what the broker sent
+//     for (Session* s : hub.take_touched()) { send s->take(..) }   // once a batch: one flush a
+//     client
+//
+// A v1 session sees values, transitions and ticks as they come. For a session without a subprotocol
+// the polled state of one origin is *rendered*: at each report all the keys of that poll (jobs,
+// then their summary), at once when its quality changes, and, stale, at the poll's cadence when
+// reports stop. State that no poll feeds goes out as it comes.
+//
+// Pure: no socket, no clock. Runs on: the loop. One client never delays another: queueing is all
+// that happens here, and a queue over its bound is emptied and the session closed.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "common/random.h"
+#include "edge/cache.h"
+#include "edge/session.h"
+#include "edge/upstream.h"
+
+namespace sigmacast::edge {
+
+struct HubOptions {
+    std::string legacy_origin;  // Empty: the first that declared polls.
+    Millis heartbeat_interval{5'000};
+    QueueLimits queue;
+};
+
+struct HubCounters {
+    SendCounters sent;
+    std::uint64_t encodes = 0;        // Frames built; what is shared counts once.
+    std::uint64_t slow_closed = 0;    // Clients closed for being too slow.
+    std::uint64_t not_encodable = 0;  // Values or events that could not become JSON.
+    std::uint64_t client_errors = 0;  // Bad messages of clients.
+};
+
+class Hub {
+ public:
+    /// How long after a transition the legacy rendering waits for the report that belongs to it.
+    static constexpr Millis kRenderDelay{20};
+    static constexpr Millis kHeartbeatCheck{500};
+    static constexpr Millis kReconnectHintMin{200};
+    static constexpr Millis kReconnectHintMax{2'000};
+
+    Hub(HubOptions options, Random random);
+    ~Hub();
+
+    /// Welcome and state, or hello, are queued. The session lives until close().
+    Session& open(Dialect dialect, Now now);
+    void close(Session& session);
+    void receive(Session& session, std::string_view text, Now now);
+    /// Tells every client that this edge ends; each is to be closed with 1001 once that is sent.
+    void drain(Now now);
+
+    void apply(std::vector<Upstream::Step> steps, Now now);
+    void on_timer(Now now);
+    [[nodiscard]] Mono deadline() const;
+
+    /// The sessions for which something was queued, or which are to be closed, since the last call.
+    std::vector<Session*> take_touched();
+
+    [[nodiscard]] const Cache& cache() const { return cache_; }
+    [[nodiscard]] std::size_t sessions() const { return sessions_.size(); }
+    [[nodiscard]] const HubCounters& counters() const { return counters_; }
+    [[nodiscard]] std::vector<Source> sources() const;
+    [[nodiscard]] bool known_topic(std::string_view topic) const;
+
+ private:
+    struct Subscribers {
+        std::vector<Session*> legacy;
+        std::vector<Session*> v1;
+    };
+    struct Rendering {
+        Mono due;
+        bool forced = false;  // Something changed: render even what is live.
+    };
+
+    void step(protocol::Snapshot& snapshot, Now now);
+    void step(Message& message, Now now);
+    void step(Upstream::PollUpdate& update, Now now);
+    void step(Upstream::Lost& lost, Now now);
+    void step(Upstream::UplinkChange& change, Now now);
+    void step(Upstream::Bookmark& bookmark, Now now);
+
+    void on_value(const Message& message, Now now);
+    void on_transition(const Message& message, Now now);
+    void tell_transition(const Transition& transition, std::uint64_t slot, Now now);
+    void tell_tick(const Cache::Poll& poll, Now now);
+    [[nodiscard]] bool is_legacy_origin(std::string_view origin);
+    void render_due(const Cache::Poll& poll, Mono when);
+    void render_poll(const Cache::Poll& poll, Now now);
+    void send_legacy(const Value& value, Now now);
+
+    void welcome(Session& session, Now now);
+    void hello(Session& session, Now now);
+    void subscribe(Session& session, const ClientMessage& message, Now now);
+    void unsubscribe(Session& session, const ClientMessage& message);
+    void answer_subscribe(Session& session, std::string_view id,
+                          const std::vector<std::string>& topics, std::string_view cause, Now now);
+    [[nodiscard]] std::vector<const Value*> state_of(const Session& session,
+                                                     const std::string& topic);
+    [[nodiscard]] std::string topic_name(std::string_view name) const;
+    void add(Session& session, const std::string& topic);
+    void remove(Session& session, const std::string& topic);
+
+    void push(Session& session, const Outgoing& item, Now now);
+    void push_control(Session& session, std::string_view payload);
+    void push_topic(std::string_view topic, Dialect dialect, const Outgoing& item, Now now);
+    [[nodiscard]] bool has_listeners(std::string_view topic, Dialect dialect) const;
+    void tell_dropped(Now now);
+    void heartbeats(Now now);
+    void touch(Session& session);
+    Bytes make(std::string_view payload);
+
+    HubOptions options_;
+    Random random_;
+    Cache cache_;
+    HubCounters counters_;
+    std::unordered_map<const Session*, std::unique_ptr<Session>> sessions_;
+    std::unordered_map<std::string, Subscribers> by_topic_;
+    std::vector<Session*> everything_;
+    std::vector<Session*> touched_;
+    std::vector<std::string> dropped_;  // Client ids to be told to the others.
+    std::string legacy_origin_;
+    std::map<const Cache::Poll*, Mono>
+        renderings_;  // When each poll of the legacy origin is due again.
+    std::uint64_t bookmark_ = 0;
+    bool snapshot_seen_ = false;
+    Mono next_heartbeat_check_{};
+};
+
+}  // namespace sigmacast::edge

@@ -1,0 +1,58 @@
+// The bytes on their way to one socket, in order and by whole frames: what the WebSocket library
+// writes (pongs, close) and the shared data frames go through the same queue, so that a control
+// frame can only fall between two frames.
+//
+//     outbox.append(frame);                        // shared, not copied
+//     iovec parts[Outbox::kPartsMax];
+//     n = sendmsg(parts, outbox.gather(parts))     // one system call for up to 64 frames
+//     outbox.consume(n);                           // a short write is continued where it stopped
+//
+// Pure. Runs on: the loop. After a close frame nothing more is taken (RFC 6455 5.5.1). Bounded by
+// its user, who fills it only up to kFramesMax and kBytesMax and leaves the rest where it can still
+// be conflated.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <cstddef>
+#include <deque>
+
+#include "common/message.h"
+
+namespace sigmacast::edge {
+
+class Outbox {
+ public:
+    static constexpr std::size_t kPartsMax = 64;
+    static constexpr std::size_t kFramesMax = 64;
+    static constexpr std::size_t kBytesMax = 256u << 10;
+
+    /// A whole frame. Dropped after a close frame; false then.
+    bool append(Bytes frame);
+
+    /// Fills `parts` with what is to be sent next; returns how many were used.
+    std::size_t gather(iovec (&parts)[kPartsMax]) const;
+    void consume(std::size_t bytes);
+
+    [[nodiscard]] bool empty() const { return frames_.empty(); }
+    [[nodiscard]] std::size_t bytes() const { return bytes_; }
+    [[nodiscard]] std::size_t frames() const { return frames_.size(); }
+    /// How many more frames may be added now.
+    [[nodiscard]] std::size_t room() const {
+        return bytes_ >= kBytesMax || frames_.size() >= kFramesMax ? 0
+                                                                   : kFramesMax - frames_.size();
+    }
+    /// Bytes taken and sent since the beginning: what was appended at N has left when sent() >= N.
+    [[nodiscard]] std::uint64_t appended() const { return appended_; }
+    [[nodiscard]] std::uint64_t sent() const { return appended_ - bytes_; }
+    [[nodiscard]] bool closed() const { return closed_; }
+
+ private:
+    std::deque<Bytes> frames_;
+    std::size_t offset_ = 0;  // Into the first frame.
+    std::size_t bytes_ = 0;
+    std::uint64_t appended_ = 0;
+    bool closed_ = false;
+};
+
+}  // namespace sigmacast::edge

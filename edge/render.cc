@@ -1,0 +1,329 @@
+#include "edge/render.h"
+
+#include <algorithm>
+#include <charconv>
+
+#include "common/codec.h"
+
+namespace sigmacast::edge {
+namespace {
+
+void append_number(std::string& out, std::int64_t number) {
+    char digits[24];
+    const auto end = std::to_chars(std::begin(digits), std::end(digits), number).ptr;
+    out.append(digits, end);
+}
+
+void append_name(std::string& out, std::string_view name) {
+    if (!out.empty() && out.back() != '{' && out.back() != ',' && out.back() != '[') {
+        out += ',';
+    }
+    out += '"';
+    out += name;
+    out += "\":";
+}
+
+void append_raw(std::string& out, std::string_view name, std::string_view json) {
+    append_name(out, name);
+    out += json;
+}
+
+std::string open_envelope(std::string_view type, Wall at, std::size_t reserve) {
+    std::string out;
+    out.reserve(reserve);
+    out += '{';
+    append_member(out, "type", type);
+    append_member(out, "timestamp", to_rfc3339(at));
+    return out;
+}
+
+/// Where the JSON string that opens at `i` ends: the index after its closing quote.
+std::size_t after_string(std::string_view text, std::size_t i) {
+    for (++i; i < text.size(); ++i) {
+        if (text[i] == '\\') {
+            ++i;
+        } else if (text[i] == '"') {
+            return i + 1;
+        }
+    }
+    return text.size();
+}
+
+struct Member {
+    std::string_view name;
+    std::size_t begin = 0;  // Of the opening quote of the name.
+    std::size_t end = 0;    // After the value.
+};
+
+/// The next outer member at or after `i`, which points behind the brace or comma; nullopt at the
+/// end of the object.
+std::optional<Member> next_member(std::string_view text, std::size_t i) {
+    while (i < text.size() && text[i] != '"' && text[i] != '}') {
+        ++i;
+    }
+    if (i >= text.size() || text[i] == '}') {
+        return std::nullopt;
+    }
+    Member member{.name = {}, .begin = i, .end = after_string(text, i)};
+    member.name = text.substr(i + 1, member.end - i - 2);
+    int depth = 0;
+    for (i = member.end; i < text.size(); ++i) {
+        const char c = text[i];
+        if (c == '"') {
+            i = after_string(text, i) - 1;
+        } else if (c == '{' || c == '[') {
+            ++depth;
+        } else if (depth > 0 && (c == '}' || c == ']')) {
+            --depth;
+        } else if (depth == 0 && (c == ',' || c == '}')) {
+            break;
+        }
+    }
+    member.end = i;
+    return member;
+}
+
+bool among(std::string_view name, const std::vector<std::string_view>& names) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+const std::vector<std::string_view> kStaleMembers = {"stale", "error_code", "last_update"};
+
+void append_data(std::string& out, const Value& value, const Age& age, Wall at) {
+    const bool state = value.kind == Kind::kValue;
+    const std::string_view json = value.json ? std::string_view(*value.json) : "{}";
+    append_name(out, "data");
+    out += state && value.reserved ? without_members(json, kStaleMembers) : json;
+    out.pop_back();  // The closing brace.
+    append_name(out, "timestamp");
+    append_number(out, unix_seconds(at));
+    if (state) {
+        const bool stale = age.quality != Quality::kLive;
+        append_raw(out, "stale", stale ? "true" : "false");
+        if (stale) {
+            append_member(out, "error_code", age.reason);
+            if (age.as_of) {
+                append_member(out, "last_update", to_rfc3339(age.as_of->wall));
+            }
+        }
+    }
+    out += '}';
+}
+
+void append_position(std::string& out, std::uint64_t seq, std::uint64_t pos,
+                     std::string_view epoch) {
+    if (seq != 0) {
+        append_member(out, "seq", seq);
+    }
+    if (pos != 0) {
+        append_member(out, "pos", pos);
+        append_member(out, "epoch", epoch);
+    }
+}
+
+}  // namespace
+
+void append_member(std::string& out, std::string_view name, std::string_view text) {
+    append_name(out, name);
+    append_json_string(out, text);
+}
+
+void append_member(std::string& out, std::string_view name, std::uint64_t number) {
+    append_name(out, name);
+    char digits[24];
+    const auto end = std::to_chars(std::begin(digits), std::end(digits), number).ptr;
+    out.append(digits, end);
+}
+
+Bytes frame(std::string_view payload) {
+    auto out = std::make_shared<std::string>();
+    out->reserve(payload.size() + 10);
+    *out += '\x81';  // RFC 6455 5.2: FIN, text.
+    const std::uint64_t size = payload.size();
+    if (size < 126) {
+        *out += static_cast<char>(size);
+    } else {
+        const int bytes = size <= 0xffff ? 2 : 8;
+        *out += static_cast<char>(bytes == 2 ? 126 : 127);
+        for (int shift = (bytes - 1) * 8; shift >= 0; shift -= 8) {
+            *out += static_cast<char>((size >> shift) & 0xff);
+        }
+    }
+    *out += payload;
+    return out;
+}
+
+std::string without_members(std::string_view object, const std::vector<std::string_view>& names) {
+    std::string out = "{";
+    std::size_t i = 1;
+    while (const auto member = next_member(object, i)) {
+        if (!among(member->name, names)) {
+            if (out.size() > 1) {
+                out += ',';
+            }
+            out += object.substr(member->begin, member->end - member->begin);
+        }
+        i = member->end + 1;
+        if (member->end >= object.size() || object[member->end] == '}') {
+            break;
+        }
+    }
+    out += '}';
+    return out;
+}
+
+bool has_member(std::string_view object, const std::vector<std::string_view>& names) {
+    std::size_t i = 1;
+    while (const auto member = next_member(object, i)) {
+        if (among(member->name, names)) {
+            return true;
+        }
+        if (member->end >= object.size() || object[member->end] == '}') {
+            return false;
+        }
+        i = member->end + 1;
+    }
+    return false;
+}
+
+void append_age(std::string& out, const Age& age, Now now) {
+    append_member(out, "quality", to_string(age.quality));
+    if (age.as_of) {
+        append_member(out, "as_of", to_rfc3339(age.as_of->wall));
+        append_member(out, "age_ms",
+                      static_cast<std::uint64_t>(elapsed(age.as_of->mono, now.mono).count()));
+        if (age.uncertain) {
+            append_raw(out, "age_uncertain", "true");
+        }
+    }
+    if (!age.reason.empty()) {
+        append_member(out, "reason", age.reason);
+    }
+    if (!age.source.empty()) {
+        append_member(out, "source", age.source);
+    }
+    if (age.retry_at) {
+        append_member(out, "retry_at", to_rfc3339(*age.retry_at));
+    }
+}
+
+std::string render_value(const Value& value, const Age& age, Dialect, Now now, bool replay) {
+    const bool state = value.kind == Kind::kValue;
+    const Wall at = state ? now.wall : value.at;
+    std::string out =
+        open_envelope(value.stream->topic, at, (value.json ? value.json->size() : 2) + 512);
+    append_data(out, value, age, at);
+    append_member(out, "origin", value.stream->origin);
+    if (!value.key.empty()) {
+        append_member(out, "key", value.key);
+    }
+    append_position(out, value.seq, value.pos, value.epoch);
+    if (state) {
+        append_age(out, age, now);
+    }
+    if (replay) {
+        append_raw(out, "replay", "true");
+    }
+    if (value.final) {
+        append_raw(out, "final", "true");
+    }
+    if (!value.durable) {
+        append_raw(out, "durable", "false");
+    }
+    out += '}';
+    return out;
+}
+
+std::string render_transition(const Transition& transition, Now now) {
+    std::string out = open_envelope("transition", now.wall, 512);
+    append_raw(out, "data", "{");
+    append_member(out, "topic", transition.stream->topic);
+    append_member(out, "poll", transition.poll);
+    append_raw(out, "keys", "[");
+    for (const std::string& key : transition.keys) {
+        if (out.back() != '[') {
+            out += ',';
+        }
+        append_json_string(out, key);
+    }
+    out += "]}";
+    append_member(out, "origin", transition.stream->origin);
+    append_position(out, transition.seq, transition.pos, transition.epoch);
+    append_age(out, transition.age, now);
+    out += '}';
+    return out;
+}
+
+std::string render_tick(const Source& source, const std::vector<std::string>* keys, Now now) {
+    std::string out = open_envelope("tick", now.wall, 384);
+    append_raw(out, "data", "{");
+    append_member(out, "poll", source.poll);
+    append_member(out, "topic", source.topic);
+    if (keys) {
+        append_raw(out, "keys", "[");
+        for (const std::string& key : *keys) {
+            if (out.back() != '[') {
+                out += ',';
+            }
+            append_json_string(out, key);
+        }
+        out += ']';
+    }
+    out += '}';
+    append_member(out, "origin", source.origin);
+    append_age(out, source.age, now);
+    out += '}';
+    return out;
+}
+
+std::string render_skipped(const Stream& stream, std::uint64_t from, std::uint64_t to,
+                           std::string_view why, Now now) {
+    std::string data = "{";
+    append_member(data, "topic", stream.topic);
+    append_member(data, "from", from);
+    append_member(data, "to", to);
+    append_member(data, "why", why);
+    data += '}';
+    std::string rest;
+    append_member(rest, "origin", stream.origin);
+    return render_plain("skipped", {}, data, rest, now);
+}
+
+std::string render_plain(std::string_view type, std::string_view id, std::string_view data,
+                         std::string_view rest, Now now) {
+    std::string out = open_envelope(type, now.wall, 128 + data.size() + rest.size());
+    if (!data.empty()) {
+        append_raw(out, "data", data);
+    }
+    if (!id.empty()) {
+        append_raw(out, "id", id);
+    }
+    if (!rest.empty()) {
+        out += ',';
+        out += rest;
+    }
+    out += '}';
+    return out;
+}
+
+std::string render_error(std::string_view id, int code, std::string_view name,
+                         std::string_view message, bool temporary, Now now) {
+    std::string data = "{";
+    append_member(data, "code", static_cast<std::uint64_t>(code));
+    append_member(data, "name", name);
+    append_member(data, "message", message);
+    append_raw(data, "temporary", temporary ? "true" : "false");
+    data += '}';
+    return render_plain("error", id, data, {}, now);
+}
+
+void append_source(std::string& out, const Source& source, Now now) {
+    out += '{';
+    append_member(out, "origin", source.origin);
+    append_member(out, "poll", source.poll);
+    append_member(out, "topic", source.topic);
+    append_age(out, source.age, now);
+    out += '}';
+}
+
+}  // namespace sigmacast::edge

@@ -1,0 +1,104 @@
+// What clients read: envelopes as JSON text, and the WebSocket frame around them. A value's data
+// was turned into JSON once, when it arrived; here members are spliced into that text, without a
+// document tree.
+//
+//     Bytes sent = frame(render_value(value, age, Dialect::kV1, now));   // one string, shared by
+//     every session
+//
+// Pure; thread safe (no state). PROTOCOL.md has every envelope with an example. It does not decide
+// who gets what.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/message.h"
+
+namespace sigmacast::edge {
+
+/// kLegacy: a client without a subprotocol; kV1: sigmacast.v1.*.
+enum class Dialect : std::uint8_t { kLegacy, kV1 };
+
+/// One stream; lives as long as the cache that made it.
+struct Stream {
+    std::string origin;
+    std::string topic;
+};
+
+/// A value or an event as the edge keeps it: the message, with its data as JSON text.
+struct Value {
+    Kind kind = Kind::kValue;
+    const Stream* stream = nullptr;
+    std::string key;
+    std::string poll;
+    std::string epoch;
+    std::uint64_t seq = 0;
+    std::uint64_t pos = 0;
+    Age age;  // Without regard to the uplink: see Cache::effective().
+    bool final = false;
+    bool durable = true;
+    Wall at;
+    Bytes json;              // An object, without its outer `timestamp`.
+    bool reserved = false;   // The object has a member named stale, error_code or last_update.
+    std::uint64_t slot = 0;  // Names (origin, topic, key) for conflation; 0 for events.
+};
+
+/// What is known of one source: hello and REST list these.
+struct Source {
+    std::string_view origin;
+    std::string_view poll;
+    std::string_view topic;
+    Age age;
+};
+
+/// A transition: logged (seq and pos set) or made here (the uplink's).
+struct Transition {
+    const Stream* stream = nullptr;
+    std::string_view poll;
+    std::vector<std::string> keys;
+    std::string_view epoch;
+    std::uint64_t seq = 0;
+    std::uint64_t pos = 0;
+    Age age;
+};
+
+/// A complete, unmasked, unfragmented WebSocket text frame.
+Bytes frame(std::string_view payload);
+
+/// A JSON object's text without the named outer members. The text must be an object as
+/// append_json() writes it.
+std::string without_members(std::string_view object, const std::vector<std::string_view>& names);
+/// Whether the object has one of these outer members.
+bool has_member(std::string_view object, const std::vector<std::string_view>& names);
+
+std::string render_value(const Value& value, const Age& age, Dialect dialect, Now now,
+                         bool replay = false);
+std::string render_transition(const Transition& transition, Now now);
+/// A good answer that changed nothing. `keys` are named where the engine's list was not complete.
+std::string render_tick(const Source& source, const std::vector<std::string>* keys, Now now);
+std::string render_skipped(const Stream& stream, std::uint64_t from, std::uint64_t to,
+                           std::string_view why, Now now);
+
+/// {"type":TYPE,"timestamp":NOW[,"id":ID][,"data":DATA][,REST]}; `id`, `data` and `rest` are JSON
+/// text, or empty.
+std::string render_plain(std::string_view type, std::string_view id, std::string_view data,
+                         std::string_view rest, Now now);
+std::string render_error(std::string_view id, int code, std::string_view name,
+                         std::string_view message, bool temporary, Now now);
+
+/// An object: {"origin":..,"poll":..,"topic":..,"quality":..,...}.
+void append_source(std::string& out, const Source& source, Now now);
+
+/// `,"quality":..,"as_of":..,"age_ms":..,"reason":..,"source":..,"retry_at":..`, without what is
+/// not known.
+void append_age(std::string& out, const Age& age, Now now);
+
+/// `"name":"text"`, with a comma before it where the object already has members.
+void append_member(std::string& out, std::string_view name, std::string_view text);
+void append_member(std::string& out, std::string_view name, std::uint64_t number);
+
+}  // namespace sigmacast::edge

@@ -1,0 +1,286 @@
+#include "edge/session.h"
+
+#include <boost/json.hpp>
+#include <utility>
+
+#include "common/codec.h"
+
+namespace sigmacast::edge {
+namespace {
+
+namespace json = boost::json;
+
+constexpr CodecLimits kClientLimits{.bytes_max = 1u << 20, .elements_max = 4'096, .depth_max = 16};
+constexpr std::size_t kIdBytesMax = 128;
+
+std::string id_of(const json::object& message) {
+    const json::value* id = message.if_contains("id");
+    if (!id || !(id->is_number() || id->is_string())) {
+        return {};
+    }
+    std::string text = json::serialize(*id);
+    return text.size() <= kIdBytesMax ? text : std::string{};
+}
+
+/// The first of the shapes that is there: data.types, types, data.events, data.subscriptions,
+/// events, subscriptions.
+const json::value* types_of(const json::object& message) {
+    const json::value* data = message.if_contains("data");
+    const json::object* inner = data ? data->if_object() : nullptr;
+    for (const char* name : {"types", "events", "subscriptions"}) {
+        for (const json::object* place : {inner, &message}) {
+            const json::value* list = place ? place->if_contains(name) : nullptr;
+            if (list) {
+                return list;
+            }
+        }
+    }
+    return nullptr;
+}
+
+std::string read_types(const json::object& message, std::vector<std::string>& types) {
+    const json::value* list = types_of(message);
+    if (!list) {
+        return "there is no list of types: send {\"type\":\"subscribe\",\"data\":{\"types\":[..]}}";
+    }
+    if (!list->is_array()) {
+        return "types must be a list of names";
+    }
+    for (const json::value& item : list->get_array()) {
+        if (!item.is_string() || item.get_string().empty() ||
+            item.get_string().size() > kTopicNameMax) {
+            return "each type must be a name of 1 to " + std::to_string(kTopicNameMax) + " bytes";
+        }
+        types.emplace_back(item.get_string());
+    }
+    if (types.size() > kSubscriptionsMax) {
+        return "more than " + std::to_string(kSubscriptionsMax) + " types in one message";
+    }
+    return {};
+}
+
+bool asks_to_resume(const json::object& message) {
+    const json::value* data = message.if_contains("data");
+    const json::object* inner = data ? data->if_object() : nullptr;
+    return message.contains("resume") || (inner && inner->contains("resume"));
+}
+
+}  // namespace
+
+ClientMessage parse_client_message(std::string_view text) {
+    ClientMessage result;
+    const auto parsed = parse_json(text, kClientLimits);
+    if (!parsed) {
+        result.problem = "not JSON: " + parsed.error().message;
+        return result;
+    }
+    const json::object* message = parsed->if_object();
+    if (!message) {
+        result.problem = "a message must be a JSON object";
+        return result;
+    }
+    result.id = id_of(*message);
+    const json::value* type = message->if_contains("type");
+    if (!type || !type->is_string()) {
+        result.problem = "type must be a string";
+        return result;
+    }
+    const std::string_view name = type->get_string();
+    if (name == "ping") {
+        result.type = ClientMessage::Type::kPing;
+        return result;
+    }
+    if (name != "subscribe" && name != "unsubscribe") {
+        result.problem = "unknown type; this server understands ping, subscribe and unsubscribe";
+        return result;
+    }
+    result.problem = read_types(*message, result.types);
+    result.resume = asks_to_resume(*message);
+    if (result.problem.empty()) {
+        result.type = name == "subscribe" ? ClientMessage::Type::kSubscribe
+                                          : ClientMessage::Type::kUnsubscribe;
+    }
+    return result;
+}
+
+Session::Session(std::string client_id, Dialect dialect, QueueLimits limits, SendCounters& counters,
+                 Now now)
+    : client_id_(std::move(client_id)),
+      dialect_(dialect),
+      limits_(limits),
+      counters_(counters),
+      last_sent_(now.mono) {}
+
+void Session::send_control(Bytes frame) {
+    if (closing_) {
+        return;
+    }
+    control_bytes_ += frame->size();
+    control_.push_back(std::move(frame));
+}
+
+bool Session::wants_reading() const {
+    return control_bytes_ <= limits_.control_bytes_max && data_bytes_ <= limits_.bytes_max;
+}
+
+bool Session::send_data(const Outgoing& item) {
+    if (closing_) {
+        return true;
+    }
+    if (!conflating_ &&
+        data_bytes_ + item.frame->size() > std::min(kConflateBytes, limits_.bytes_max / 2)) {
+        start_conflating();
+    }
+    if (conflating_ && item.slot != 0) {
+        const auto older = slots_.find(item.slot);
+        if (older != slots_.end()) {
+            Outgoing& place = data_[older->second - base_];
+            data_bytes_ -= place.frame->size();
+            --live_items_;
+            ++counters_.conflated;
+            if (place.seq != 0) {
+                skip(*place.stream, place.seq);
+            }
+            place.frame.reset();
+        }
+    }
+    const std::size_t bytes = data_bytes_ + item.frame->size();
+    if ((bytes > limits_.bytes_max && bytes > allowance_) || live_items_ >= limits_.items_max) {
+        data_.clear();
+        data_bytes_ = 0;
+        live_items_ = 0;
+        slots_.clear();
+        skips_.clear();
+        return false;
+    }
+    data_bytes_ = bytes;
+    ++live_items_;
+    data_.push_back(item);
+    if (conflating_ && item.slot != 0) {
+        if (item.last) {
+            slots_.erase(item.slot);
+        } else {
+            slots_[item.slot] = base_ + data_.size() - 1;
+        }
+    }
+    if (data_.size() > 64 && data_.size() > live_items_ * 2) {
+        compact();
+    }
+    return true;
+}
+
+/// From now on the waiting frames can be found by their slot.
+void Session::start_conflating() {
+    conflating_ = true;
+    slots_.clear();
+    for (std::size_t i = 0; i < data_.size(); ++i) {
+        if (data_[i].frame && data_[i].slot != 0) {
+            if (data_[i].last) {
+                slots_.erase(data_[i].slot);
+            } else {
+                slots_[data_[i].slot] = base_ + i;
+            }
+        }
+    }
+}
+
+/// Removes the places that were given up, so that they are bounded by what waits.
+void Session::compact() {
+    base_ += data_.size();  // Numbers are never used twice.
+    std::erase_if(data_, [](const Outgoing& item) { return !item.frame; });
+    if (conflating_) {
+        start_conflating();
+    }
+}
+
+/// Notes a position that the client will not get, joined to its neighbours.
+void Session::skip(const Stream& stream, std::uint64_t seq) {
+    if (!v1()) {
+        return;
+    }
+    Skips& skips = skips_[&stream];
+    std::uint64_t from = seq;
+    std::uint64_t to = seq;
+    auto after = skips.upper_bound(seq);
+    if (after != skips.begin()) {
+        const auto before = std::prev(after);
+        if (before->second + 1 >= seq) {
+            from = before->first;
+            to = std::max(to, before->second);
+            skips.erase(before);
+        }
+    }
+    if (after != skips.end() && after->first == to + 1) {
+        to = after->second;
+        skips.erase(after);
+    }
+    skips[from] = to;
+}
+
+std::vector<Bytes> Session::take(std::size_t frames_max, Now now) {
+    std::vector<Bytes> taken;
+    while (!control_.empty() && taken.size() < frames_max) {
+        control_bytes_ -= control_.front()->size();
+        taken.push_back(std::move(control_.front()));
+        control_.pop_front();
+    }
+    while (!data_.empty() && taken.size() < frames_max) {
+        Outgoing& next = data_.front();
+        if (next.frame && next.seq != 0 && !skips_.empty()) {
+            const auto skips = skips_.find(next.stream);
+            if (skips != skips_.end() && skips->second.begin()->first < next.seq) {
+                const auto [from, to] = *skips->second.begin();
+                taken.push_back(frame(render_skipped(*next.stream, from, to, "slow", now)));
+                ++counters_.skipped_notes;
+                skips->second.erase(skips->second.begin());
+                if (skips->second.empty()) {
+                    skips_.erase(skips);
+                }
+                continue;
+            }
+        }
+        if (next.frame) {
+            taken.push_back(next.frame);
+        }
+        drop_front();
+    }
+    if (data_.empty() && conflating_) {
+        conflating_ = false;
+        slots_.clear();
+    }
+    if (data_bytes_ <= limits_.bytes_max) {
+        allowance_ = 0;
+    }
+    if (!taken.empty()) {
+        last_sent_ = now.mono;
+        counters_.messages += taken.size();
+        for (const Bytes& bytes : taken) {
+            counters_.bytes += bytes->size();
+        }
+    }
+    return taken;
+}
+
+void Session::drop_front() {
+    Outgoing& front = data_.front();
+    if (front.frame) {
+        data_bytes_ -= front.frame->size();
+        --live_items_;
+        if (conflating_ && front.slot != 0) {
+            const auto place = slots_.find(front.slot);
+            if (place != slots_.end() && place->second == base_) {
+                slots_.erase(place);
+            }
+        }
+    }
+    data_.pop_front();
+    ++base_;
+}
+
+void Session::close(Close why) {
+    if (!closing_) {
+        closing_ = std::move(why);
+    }
+}
+
+}  // namespace sigmacast::edge

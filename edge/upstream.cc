@@ -1,0 +1,330 @@
+#include "edge/upstream.h"
+
+#include <algorithm>
+
+namespace sigmacast::edge {
+
+Upstream::Upstream(Random random, std::vector<std::string> topics)
+    : random_(std::move(random)), topics_(topics.begin(), topics.end()) {}
+
+bool Upstream::wanted(const std::string& topic) const {
+    return topics_.empty() || topics_.count(topic) > 0;
+}
+
+Upstream::Output Upstream::start(Now now) {
+    Output out;
+    join(out, now);
+    return out;
+}
+
+void Upstream::join(Output& out, Now now) {
+    if (joining_) {
+        return;
+    }
+    joining_ = true;
+    fall_back_ = false;
+    buffer_.clear();
+    newest_head_.reset();
+    request_tries_ = 0;
+    join_first_id_ = request_id_ + 1;
+    request_snapshot(out, now);
+}
+
+void Upstream::request_snapshot(Output& out, Now now) {
+    const int doublings = std::min(request_tries_++, 10);
+    const Millis wait = std::min(kRequestRetryMin * (1 << doublings), kRequestRetryMax);
+    request_again_ = now.mono + wait + random_.upto(wait / 2);
+    out.requests.emplace_back(protocol::SnapshotRequest{++request_id_});
+}
+
+Upstream::Output Upstream::on_message(Message message, Now now) {
+    Output out;
+    if (message.kind == Kind::kHead) {
+        last_head_ = now.mono;
+    }
+    if (joining_) {
+        if (message.kind == Kind::kHead) {
+            newest_head_ = std::move(message);
+        } else if (message.kind == Kind::kReport) {
+            // The snapshot has them, and the next head repeats the newest.
+        } else if (buffer_.size() < kBufferMax) {
+            buffer_.push_back(std::move(message));
+        } else {
+            ++counters_.overflow;
+        }
+        return out;
+    }
+    take(std::move(message), out, now);
+    finish(out, now);
+    return out;
+}
+
+void Upstream::take(Message message, Output& out, Now now) {
+    if (!message.epoch.empty() && message.epoch != epoch_ && message.kind != Kind::kReport) {
+        join(out, now);
+        if (message.kind == Kind::kHead) {
+            newest_head_ = std::move(message);
+        } else {
+            buffer_.push_back(std::move(message));
+        }
+        return;
+    }
+    if (message.kind == Kind::kHead) {
+        take_head(message, out, now);
+        return;
+    }
+    if (message.kind == Kind::kReport) {
+        if (!std::holds_alternative<Report>(message.detail)) {
+            return;
+        }
+        PollUpdate update;
+        update.complete_age = message.age.quality != Quality::kInitial;
+        update.state.origin = message.origin;
+        update.state.report_seq = message.seq;
+        update.state.age = message.age;
+        update.state.report = std::get<Report>(std::move(message.detail));
+        take_poll(std::move(update), out);
+        return;
+    }
+    if (!wanted(message.topic)) {
+        return;
+    }
+    if (message.seq == 0) {
+        out.steps.emplace_back(std::move(message));  // Not logged: no position to keep order by.
+        return;
+    }
+    const Name name{message.origin, message.topic};
+    if (Receiver* of = receiver(name)) {
+        const std::uint64_t seq = message.seq;
+        act(name, of->on_item(seq, std::move(message), now.mono, random_), out, now);
+    }
+}
+
+Upstream::Receiver* Upstream::receiver(const Name& name) {
+    const auto known = receivers_.find(name);
+    if (known != receivers_.end()) {
+        return &known->second;
+    }
+    if (receivers_.size() >= kStreamsMax) {
+        ++counters_.overflow;
+        return nullptr;
+    }
+    return &receivers_.emplace(name, Receiver{}).first->second;
+}
+
+void Upstream::take_head(const Message& message, Output& out, Now now) {
+    if (!std::holds_alternative<Head>(message.detail)) {
+        return;
+    }
+    const Head& head = message.head();
+    for (const StreamHead& stream : head.streams) {
+        const Name name{stream.origin, stream.topic};
+        Receiver* of = wanted(stream.topic) ? receiver(name) : nullptr;
+        if (of) {
+            act(name, of->on_head(stream.seq, now.mono, random_), out, now);
+        }
+    }
+    for (const PollState& state : head.polls) {
+        take_poll({.state = state, .complete_age = true}, out);
+    }
+    head_pos_ = std::max(head_pos_, head.pos);
+}
+
+void Upstream::take_poll(PollUpdate update, Output& out) {
+    if (!wanted(update.state.report.topic)) {
+        return;
+    }
+    const Name poll{update.state.origin, update.state.report.poll};
+    if (incomplete_.count({update.state.origin, update.state.report.topic}) > 0) {
+        held_polls_.insert_or_assign(poll, std::move(update));
+        return;
+    }
+    held_polls_.erase(poll);
+    out.steps.emplace_back(std::move(update));
+}
+
+void Upstream::act(const Name& name, Receiver::Actions actions, Output& out, Now now) {
+    std::uint64_t declared = 0;
+    for (auto& item : actions.deliver) {
+        if (item.value.kind == Kind::kGap) {
+            const std::uint64_t to =
+                std::holds_alternative<Gap>(item.value.detail) ? item.value.gap().to : item.seq;
+            out.steps.emplace_back(Lost{name.first, name.second, {item.seq, to}});
+            declared = std::max(declared, to);
+            continue;
+        }
+        out.steps.emplace_back(std::move(item.value));
+    }
+    for (const sequence::Range& range : actions.lost) {
+        counters_.lost += range.to - range.from + 1;
+        out.steps.emplace_back(Lost{name.first, name.second, range});
+    }
+    if (actions.ask) {
+        ++counters_.gaps;
+        out.requests.emplace_back(
+            protocol::Ask{++request_id_, name.first, name.second, *actions.ask});
+    }
+    fall_back_ = fall_back_ || actions.fall_back;
+    const auto of = receivers_.find(name);
+    if (of != receivers_.end() && declared > of->second.delivered()) {
+        act(name, of->second.skip(declared), out, now);  // Positions that will never come.
+        return;
+    }
+    if (of == receivers_.end() || of->second.complete()) {
+        if (incomplete_.erase(name) > 0) {
+            release_polls(name, out);
+        }
+    } else {
+        incomplete_.insert(name);
+    }
+}
+
+void Upstream::release_polls(const Name& name, Output& out) {
+    for (auto it = held_polls_.begin(); it != held_polls_.end();) {
+        if (it->second.state.origin == name.first && it->second.state.report.topic == name.second) {
+            out.steps.emplace_back(std::move(it->second));
+            it = held_polls_.erase(it);
+        } else {
+            ++it;
+        }
+    }
+}
+
+Upstream::Output Upstream::on_reply(protocol::Any reply, Now now) {
+    Output out;
+    if (auto* snapshot = std::get_if<protocol::Snapshot>(&reply)) {
+        if (joining_ && snapshot->id >= join_first_id_ && snapshot->id <= request_id_) {
+            apply_snapshot(std::move(*snapshot), out, now);
+        }
+    } else if (auto* range = std::get_if<protocol::Range>(&reply)) {
+        if (!joining_) {
+            take_range(std::move(*range), out, now);
+        }
+    }
+    finish(out, now);
+    return out;
+}
+
+void Upstream::apply_snapshot(protocol::Snapshot snapshot, Output& out, Now now) {
+    ++counters_.snapshots;
+    const bool same = snapshot.epoch == epoch_;
+    joining_ = false;
+    request_again_.reset();
+    request_tries_ = 0;
+    last_head_ = now.mono;  // It answers: that is a sign of life as good as a head.
+    if (!same) {
+        receivers_.clear();
+        head_pos_ = 0;
+        bookmark_ = 0;
+    }
+    incomplete_.clear();
+    held_polls_.clear();
+    epoch_ = snapshot.epoch;
+    head_pos_ = std::max(head_pos_, snapshot.pos);
+    std::erase_if(snapshot.values, [&](const Message& value) { return !wanted(value.topic); });
+    std::erase_if(snapshot.polls,
+                  [&](const PollState& state) { return !wanted(state.report.topic); });
+    const std::vector<StreamHead> streams = snapshot.streams;
+    out.steps.emplace_back(std::move(snapshot));
+    for (const StreamHead& stream : streams) {
+        const Name name{stream.origin, stream.topic};
+        Receiver* of = wanted(stream.topic) ? receiver(name) : nullptr;
+        if (of) {
+            act(name, of->skip(stream.seq), out, now);
+        }
+    }
+    joined_once_ = true;
+    std::vector<Message> buffered = std::move(buffer_);
+    buffer_.clear();
+    for (Message& message : buffered) {
+        if (joining_) {
+            return;  // The feed had moved on to another epoch already.
+        }
+        if (message.epoch.empty() || message.epoch == epoch_) {
+            take(std::move(message), out, now);
+        }
+    }
+    if (newest_head_ && newest_head_->epoch == epoch_) {
+        take_head(*newest_head_, out, now);
+    }
+    newest_head_.reset();
+}
+
+void Upstream::take_range(protocol::Range range, Output& out, Now now) {
+    if (range.epoch != epoch_) {
+        join(out, now);
+        return;
+    }
+    const Name name{range.origin, range.topic};
+    const auto of = receivers_.find(name);
+    if (of == receivers_.end()) {
+        return;
+    }
+    sequence::RangeReply<Message> reply;
+    reply.range = range.range;
+    reply.superseded = std::move(range.superseded);
+    for (Message& item : range.items) {
+        const std::uint64_t seq = item.seq;
+        reply.items.push_back({seq, std::move(item)});
+    }
+    act(name, of->second.on_range(std::move(reply), now.mono, random_), out, now);
+}
+
+Upstream::Output Upstream::on_timer(Now now) {
+    Output out;
+    if (joining_ && request_again_ && *request_again_ <= now.mono) {
+        request_snapshot(out, now);
+    }
+    if (!joining_) {
+        const std::set<Name> waiting = incomplete_;
+        for (const Name& name : waiting) {
+            Receiver& of = receivers_.at(name);
+            if (!of.deadline() || *of.deadline() <= now.mono) {
+                act(name, of.on_timer(now.mono, random_), out, now);
+            }
+        }
+    }
+    finish(out, now);
+    return out;
+}
+
+void Upstream::finish(Output& out, Now now) {
+    if (fall_back_) {
+        join(out, now);
+    }
+    const bool heard = last_head_ && elapsed(*last_head_, now.mono) < kUplinkSilence;
+    const bool whole = !joining_ && incomplete_.empty();
+    if (uplink_ && !heard) {
+        uplink_ = false;
+        out.steps.emplace_back(UplinkChange{false});
+    } else if (!uplink_ && heard && whole) {
+        uplink_ = true;
+        out.steps.emplace_back(UplinkChange{true});
+    }
+    if (whole && head_pos_ > bookmark_) {
+        bookmark_ = head_pos_;
+        out.steps.emplace_back(Bookmark{bookmark_});
+    }
+}
+
+std::optional<Mono> Upstream::deadline() const {
+    std::optional<Mono> next;
+    const auto sooner = [&](std::optional<Mono> when) {
+        if (when && (!next || *when < *next)) {
+            next = when;
+        }
+    };
+    if (joining_) {
+        sooner(request_again_);
+    } else {
+        for (const Name& name : incomplete_) {
+            sooner(receivers_.at(name).deadline());
+        }
+    }
+    if (uplink_ && last_head_) {
+        sooner(*last_head_ + kUplinkSilence);
+    }
+    return next;
+}
+
+}  // namespace sigmacast::edge

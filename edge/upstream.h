@@ -1,0 +1,129 @@
+// What arrives from the broker, made whole: in order, without duplicates or holes, joined with a
+// snapshot.
+//
+// Joining: the feed is subscribed before start() is called; start() asks for a snapshot; what
+// arrives meanwhile waits (bounded); then what the snapshot holds is dropped. Afterwards one
+// Receiver per (origin, topic) keeps order and asks for what is missing. A Receiver that gives up,
+// or another log epoch, leads to a new snapshot. No head for kUplinkSilence means that the uplink
+// is down; it is up again when heads return and every hole is filled.
+//
+//     Output out = upstream.on_message(message, now);   // do out.steps in order, send out.requests
+//     timer at upstream.deadline() -> upstream.on_timer(now)
+//
+// Pure: no socket, no clock. Runs on: the loop. Reports and polls pass after the values that were
+// missing before them.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "common/message.h"
+#include "common/protocol.h"
+#include "common/random.h"
+#include "common/sequence.h"
+#include "common/time.h"
+
+namespace sigmacast::edge {
+
+class Upstream {
+ public:
+    static constexpr Millis kUplinkSilence{3'000};  // Three missed heads.
+    static constexpr std::size_t kBufferMax =
+        16'384;  // While joining; more is repaired afterwards.
+    static constexpr std::size_t kStreamsMax = 20'000;
+    static constexpr Millis kRequestRetryMin{200};  // Doubles up to kRequestRetryMax, plus jitter.
+    static constexpr Millis kRequestRetryMax{5'000};
+
+    /// Positions of a stream that nobody has any more.
+    struct Lost {
+        std::string origin;
+        std::string topic;
+        sequence::Range range;
+    };
+    /// What one poll is known to be, from its own report or from a head.
+    struct PollUpdate {
+        PollState state;
+        bool complete_age = true;  // False: a bare report, the quality is for the reader to infer.
+    };
+    struct UplinkChange {
+        bool up = false;
+    };
+    /// Everything up to `pos` of the log has been handed over.
+    struct Bookmark {
+        std::uint64_t pos = 0;
+    };
+    using Step =
+        std::variant<protocol::Snapshot, Message, PollUpdate, Lost, UplinkChange, Bookmark>;
+
+    struct Output {
+        std::vector<Step> steps;
+        std::vector<protocol::Any> requests;
+    };
+
+    struct Counters {
+        std::uint64_t snapshots = 0;
+        std::uint64_t gaps = 0;  // Ranges asked for.
+        std::uint64_t lost = 0;  // Positions.
+        std::uint64_t overflow = 0;
+    };
+
+    /// `topics`: those wanted; empty: all.
+    Upstream(Random random, std::vector<std::string> topics);
+
+    Output start(Now now);
+    Output on_message(Message message, Now now);
+    Output on_reply(protocol::Any reply, Now now);
+    Output on_timer(Now now);
+    [[nodiscard]] std::optional<Mono> deadline() const;
+
+    /// A snapshot has been applied once.
+    [[nodiscard]] bool ready() const { return joined_once_; }
+    [[nodiscard]] bool uplink() const { return uplink_; }
+    [[nodiscard]] const Counters& counters() const { return counters_; }
+
+ private:
+    using Name = std::pair<std::string, std::string>;  // origin, topic
+    using Receiver = sequence::Receiver<Message>;
+
+    [[nodiscard]] bool wanted(const std::string& topic) const;
+    Receiver* receiver(const Name& name);
+    void join(Output& out, Now now);
+    void request_snapshot(Output& out, Now now);
+    void apply_snapshot(protocol::Snapshot snapshot, Output& out, Now now);
+    void take(Message message, Output& out, Now now);
+    void take_head(const Message& message, Output& out, Now now);
+    void take_poll(PollUpdate update, Output& out);
+    void take_range(protocol::Range range, Output& out, Now now);
+    void act(const Name& name, Receiver::Actions actions, Output& out, Now now);
+    void release_polls(const Name& name, Output& out);
+    void finish(Output& out, Now now);
+
+    Random random_;
+    std::set<std::string> topics_;
+    std::map<Name, Receiver> receivers_;
+    std::set<Name> incomplete_;              // Streams with a known hole.
+    std::map<Name, PollUpdate> held_polls_;  // (origin, poll) -> newest, until its stream is whole.
+    std::vector<Message> buffer_;
+    std::optional<Message> newest_head_;  // While joining.
+    std::string epoch_;
+    bool joining_ = false;
+    bool joined_once_ = false;
+    bool uplink_ = false;
+    bool fall_back_ = false;
+    std::optional<Mono> last_head_;
+    std::uint64_t head_pos_ = 0;
+    std::uint64_t bookmark_ = 0;
+    std::uint64_t request_id_ = 0;
+    std::uint64_t join_first_id_ = 0;
+    int request_tries_ = 0;
+    std::optional<Mono> request_again_;
+    Counters counters_;
+};
+
+}  // namespace sigmacast::edge

@@ -1,0 +1,537 @@
+#include "edge/wire.h"
+
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/beast/core/bind_handler.hpp>
+#include <boost/beast/core/flat_buffer.hpp>
+#include <boost/beast/core/stream_traits.hpp>
+#include <boost/beast/http/rfc7230.hpp>
+#include <boost/beast/websocket/rfc6455.hpp>
+#include <boost/beast/websocket/stream.hpp>
+#include <cerrno>
+#include <cstring>
+#include <functional>
+#include <unordered_map>
+
+#include "common/http_upgrade.h"
+#include "common/log.h"
+#include "edge/outbox.h"
+
+namespace sigmacast::edge {
+namespace {
+
+namespace asio = boost::asio;
+namespace beast = boost::beast;
+namespace websocket = beast::websocket;
+using tcp = asio::ip::tcp;
+using error_code = boost::system::error_code;
+
+constexpr std::string_view kSubprotocol = "sigmacast.v1.json";
+constexpr Millis kSweep{500};
+
+/// The layer below Beast's WebSocket: reads pass through, writes go to the outbox. A write completes when its bytes have
+/// left, so that a peer that floods pings and does not read stops being read from.
+class OutboxStream {
+ public:
+    using executor_type = tcp::socket::executor_type;
+    using next_layer_type = tcp::socket;
+
+    OutboxStream(tcp::socket socket, beast::flat_buffer buffered, WireCounters& counters)
+        : socket_(std::move(socket)), buffered_(std::move(buffered)), counters_(counters) {}
+
+    executor_type get_executor() noexcept { return socket_.get_executor(); }
+    tcp::socket& next_layer() { return socket_; }
+    const tcp::socket& next_layer() const { return socket_; }
+    Outbox& outbox() { return outbox_; }
+
+    std::weak_ptr<void> owner;       // Kept alive while the socket is waited for.
+    std::function<void()> on_room;   // The outbox was full and has room again.
+
+    template <class Buffers, class Handler>
+    auto async_read_some(const Buffers& buffers, Handler&& handler) {
+        return asio::async_initiate<Handler, void(error_code, std::size_t)>(
+            [this](auto token, const Buffers& into) {
+                if (buffered_.size() == 0) {
+                    socket_.async_read_some(into, std::move(token));
+                    return;
+                }
+                const std::size_t n = asio::buffer_copy(into, buffered_.data());
+                buffered_.consume(n);
+                asio::post(socket_.get_executor(),
+                           beast::bind_handler(std::move(token), error_code{}, n));
+            },
+            handler, buffers);
+    }
+
+    template <class Buffers, class Handler>
+    auto async_write_some(const Buffers& buffers, Handler&& handler) {
+        return asio::async_initiate<Handler, void(error_code, std::size_t)>(
+            [this](auto token, const Buffers& from) { write(std::move(token), from); }, handler,
+            buffers);
+    }
+
+    /// Sends as much as the socket takes; waits for room where it takes no more.
+    void flush() {
+        while (!outbox_.empty() && !failed_ && !waiting_) {
+            iovec parts[Outbox::kPartsMax];
+            msghdr message{};
+            message.msg_iov = parts;
+            message.msg_iovlen = outbox_.gather(parts);
+            const ssize_t n =
+                ::sendmsg(socket_.native_handle(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+            if (n >= 0) {
+                ++counters_.flushes;
+                counters_.bytes += static_cast<std::uint64_t>(n);
+                outbox_.consume(static_cast<std::size_t>(n));
+            } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+                wait();
+            } else if (errno != EINTR) {
+                fail(error_code(errno, boost::system::system_category()));
+            }
+        }
+        complete({});
+    }
+
+    void fail(error_code ec) {
+        if (!failed_) {
+            failed_ = true;
+            error_code ignored;
+            socket_.shutdown(tcp::socket::shutdown_both, ignored);  // The pending read ends.
+            complete(ec);
+        }
+    }
+
+ private:
+    struct Pending {
+        std::uint64_t until = 0;  // Done when the outbox has sent so many bytes.
+        std::function<void(error_code)> done;
+    };
+
+    template <class Token, class Buffers>
+    void write(Token token, const Buffers& from) {
+        auto bytes = std::make_shared<std::string>();
+        bytes->resize(asio::buffer_size(from));
+        asio::buffer_copy(asio::buffer(*bytes), from);
+        const std::size_t n = bytes->size();
+        auto handler = std::make_shared<Token>(std::move(token));
+        const bool taken = !failed_ && outbox_.append(std::move(bytes));
+        pending_.push_back({outbox_.appended(), [handler, n, this](error_code ec) {
+                                asio::post(socket_.get_executor(),
+                                           beast::bind_handler(std::move(*handler), ec,
+                                                               ec ? std::size_t{0} : n));
+                            }});
+        if (!taken) {
+            complete(asio::error::broken_pipe);
+            return;
+        }
+        flush();
+    }
+
+    void complete(error_code ec) {
+        while (!pending_.empty() && (ec || outbox_.sent() >= pending_.front().until)) {
+            auto done = std::move(pending_.front().done);
+            pending_.erase(pending_.begin());
+            done(ec);
+        }
+    }
+
+    void wait() {
+        waiting_ = true;
+        socket_.async_wait(tcp::socket::wait_write, [this, keep = owner.lock()](error_code ec) {
+            waiting_ = false;
+            if (ec) {
+                fail(ec);
+                return;
+            }
+            flush();
+            if (on_room && outbox_.room() > 0) {
+                on_room();
+            }
+        });
+    }
+
+    tcp::socket socket_;
+    beast::flat_buffer buffered_;
+    WireCounters& counters_;
+    Outbox outbox_;
+    std::vector<Pending> pending_;
+    bool waiting_ = false;
+    bool failed_ = false;
+};
+
+/// Found by Beast when a WebSocket ends: the close frame has left by then, since its write has completed.
+template <class Handler>
+void async_teardown(beast::role_type role, OutboxStream& stream, Handler&& handler) {
+    websocket::async_teardown(role, stream.next_layer(), std::forward<Handler>(handler));
+}
+
+bool has_token(std::string_view list, std::string_view token) {
+    return beast::http::token_list(list).exists(token);
+}
+
+bool offers(std::string_view protocols, std::string_view wanted) {
+    for (const auto& offered : beast::http::token_list(protocols)) {
+        if (std::string_view(offered.data(), offered.size()) == wanted) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/// 16 or (the desktop client's) 18 bytes in base64: 24 characters.
+bool good_key(std::string_view key) {
+    if (key.size() != 24) {
+        return false;
+    }
+    const std::size_t padding = key.ends_with("==") ? 2 : key.ends_with("=") ? 1 : 0;
+    return std::all_of(key.begin(), key.end() - static_cast<std::ptrdiff_t>(padding), [](char c) {
+        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+               c == '+' || c == '/';
+    });
+}
+
+bool same_text(std::string_view a, std::string_view b) {
+    return a.size() == b.size() &&
+           std::equal(a.begin(), a.end(), b.begin(), [](unsigned char x, unsigned char y) {
+               return std::tolower(x) == std::tolower(y);
+           });
+}
+
+http::Response refusal(int status, std::string_view message) {
+    http::Response response;
+    response.status = status;
+    response.body = "{\"code\":" + std::to_string(status) + ",\"error\":\"" + std::string(message) + "\"}";
+    if (status == 426) {
+        response.headers.emplace_back("Sec-WebSocket-Version", "13");
+        response.headers.emplace_back("Upgrade", "websocket");
+    }
+    return response;
+}
+
+}  // namespace
+
+bool origin_allowed(std::string_view origin, std::string_view host,
+                    const std::vector<std::string>& listed) {
+    if (origin.empty()) {
+        return true;
+    }
+    const std::size_t scheme = origin.find("://");
+    if (scheme != std::string_view::npos && same_text(origin.substr(scheme + 3), host)) {
+        return true;
+    }
+    return std::any_of(listed.begin(), listed.end(), [&](const std::string& each) {
+        return each == "*" || same_text(each, origin);
+    });
+}
+
+std::optional<http::Response> refuse_upgrade(const http::Request& request,
+                                             const WireOptions& options, std::size_t clients) {
+    if (request.method != "GET") {
+        auto response = refusal(405, "Method Not Allowed");
+        response.headers.emplace_back("Allow", "GET");
+        return response;
+    }
+    const std::string_view key = request.header("sec-websocket-key");
+    if (!has_token(request.header("upgrade"), "websocket") ||
+        !has_token(request.header("connection"), "upgrade") || key.empty() ||
+        request.header("sec-websocket-version") != "13") {
+        return refusal(426, "Upgrade Required");
+    }
+    if (!good_key(key)) {
+        return refusal(400, "Sec-WebSocket-Key is not base64 of 16 bytes");
+    }
+    if (!origin_allowed(request.header("origin"), request.header("host"), options.cors_origins)) {
+        return refusal(403, "Origin is not among edge.cors_origins");
+    }
+    if (clients >= options.clients_max) {
+        auto response = refusal(503, "edge.clients_max connections are open");
+        response.headers.emplace_back("Retry-After", "5");
+        return response;
+    }
+    return std::nullopt;
+}
+
+namespace {
+class Connection;
+}
+
+struct Wire::Impl {
+    Impl(Loop& on, Hub& to, WireOptions with, Random from)
+        : loop(on), hub(to), options(std::move(with)), random(std::move(from)), sweep(on, [this] {
+              sweep_all();
+          }) {
+        sweep.set(system_now().mono + kSweep);
+    }
+
+    void sweep_all();
+
+    Loop& loop;
+    Hub& hub;
+    WireOptions options;
+    Random random;
+    WireCounters counters;
+    std::unordered_map<const void*, std::shared_ptr<Connection>> connections;
+    std::unordered_map<const Session*, Connection*> by_session;
+    Timer sweep;
+    bool flush_posted = false;
+};
+
+namespace {
+
+class Connection : public std::enable_shared_from_this<Connection> {
+ public:
+    Connection(Wire::Impl& wire, http::Upgrade& upgrade)
+        : wire_(wire),
+          ws_(std::move(upgrade.socket), std::move(upgrade.buffered), wire.counters),
+          request_(std::move(upgrade.message)),
+          v1_(offers(upgrade.request.header("sec-websocket-protocol"), kSubprotocol)) {}
+
+    void start() {
+        layer().owner = weak_from_this();
+        layer().on_room = [this] { pump(); };
+        error_code ignored;
+        layer().next_layer().set_option(tcp::no_delay(true), ignored);
+        ws_.set_option(websocket::stream_base::timeout{
+            Seconds(10), websocket::stream_base::none(), false});
+        ws_.read_message_max(wire_.options.message_bytes_max);
+        ws_.auto_fragment(false);
+        ws_.set_option(websocket::stream_base::decorator(
+            [v1 = v1_](websocket::response_type& response) {
+                response.set(beast::http::field::server, "sigmacast");
+                response.set(beast::http::field::vary, "Origin");
+                if (v1) {
+                    response.set(beast::http::field::sec_websocket_protocol, kSubprotocol);
+                }
+            }));
+        ws_.control_callback([this](websocket::frame_type kind, beast::string_view) {
+            heard_ = system_now().mono;
+            if (kind == websocket::frame_type::pong) {
+                ever_ponged_ = true;
+            }
+        });
+        ws_.async_accept(request_, [self = shared_from_this()](error_code ec) {
+            self->on_accepted(ec);
+        });
+    }
+
+    /// Moves what waits in the session to the outbox, as much as has room, and sends it in one call.
+    void pump() {
+        if (!session_ || done_) {
+            return;
+        }
+        const Now now = system_now();
+        bool more = true;
+        while (more && !layer().outbox().closed()) {
+            more = false;
+            const std::size_t room = layer().outbox().room();
+            const auto frames = room > 0 ? session_->take(room, now) : std::vector<Bytes>{};
+            for (const Bytes& frame : frames) {
+                layer().outbox().append(frame);
+            }
+            layer().flush();
+            more = !frames.empty() && !session_->idle();
+        }
+        if (session_->closing()) {
+            close_when_sent(now);
+        } else if (!reading_ && session_->wants_reading()) {
+            read();
+        }
+    }
+
+    void sweep(Now now) {
+        if (close_by_ && *close_by_ <= now.mono) {
+            abort();
+            return;
+        }
+        if (!session_ || session_->closing()) {
+            return;
+        }
+        if (ever_ponged_ && elapsed(heard_, now.mono) > wire_.options.pong_timeout) {
+            ++wire_.counters.no_pong;
+            session_->close({kCloseNoPong, "no_pong"});
+            close_when_sent(now);
+            return;
+        }
+        if (next_ping_ <= now.mono && !pinging_) {
+            pinging_ = true;
+            schedule_ping(now);
+            ws_.async_ping({}, [self = shared_from_this()](error_code) { self->pinging_ = false; });
+        }
+    }
+
+    void abort() { layer().fail(asio::error::connection_aborted); }
+
+ private:
+    OutboxStream& layer() { return ws_.next_layer(); }
+
+    void schedule_ping(Now now) {
+        const Millis interval = wire_.options.ping_interval;
+        next_ping_ = now.mono + interval - interval / 10 + wire_.random.upto(interval / 10);
+    }
+
+    void on_accepted(error_code ec) {
+        if (ec) {
+            finish();
+            return;
+        }
+        ++wire_.counters.accepted;
+        const Now now = system_now();
+        heard_ = now.mono;
+        schedule_ping(now);
+        session_ = &wire_.hub.open(v1_ ? Dialect::kV1 : Dialect::kLegacy, now);
+        wire_.by_session.emplace(session_, this);
+        pump();
+    }
+
+    void read() {
+        reading_ = true;
+        ws_.async_read(buffer_, [self = shared_from_this()](error_code ec, std::size_t) {
+            self->on_read(ec);
+        });
+    }
+
+    void on_read(error_code ec) {
+        reading_ = false;
+        if (ec) {
+            finish();
+            return;
+        }
+        const Now now = system_now();
+        heard_ = now.mono;
+        if (session_ && !session_->closing()) {
+            const auto data = buffer_.data();
+            wire_.hub.receive(*session_, {static_cast<const char*>(data.data()), data.size()}, now);
+        }
+        buffer_.consume(buffer_.size());
+        if (session_ && session_->closing()) {
+            read();  // For the peer's close frame.
+        }
+        flush_later();
+    }
+
+    /// After everything that this turn of the loop has brought, so that answers leave together.
+    void flush_later();
+
+    void close_when_sent(Now now) {
+        if (!close_by_) {
+            close_by_ = now.mono + wire_.options.close_timeout;
+        }
+        if (closing_ || !session_->idle()) {
+            return;
+        }
+        closing_ = true;
+        const Session::Close& why = *session_->closing();
+        ws_.async_close({static_cast<websocket::close_code>(why.code), why.reason},
+                        [self = shared_from_this()](error_code) { self->finish(); });
+        if (!reading_) {
+            read();
+        }
+    }
+
+    void finish() {
+        if (done_) {
+            return;
+        }
+        done_ = true;
+        error_code ignored;
+        layer().fail(asio::error::operation_aborted);
+        layer().next_layer().close(ignored);
+        if (session_) {
+            wire_.by_session.erase(session_);
+            wire_.hub.close(*session_);
+            session_ = nullptr;
+        }
+        wire_.connections.erase(this);
+    }
+
+    Wire::Impl& wire_;
+    websocket::stream<OutboxStream, false> ws_;
+    beast::http::request<beast::http::string_body> request_;
+    beast::flat_buffer buffer_;
+    Session* session_ = nullptr;
+    bool v1_ = false;
+    bool reading_ = false;
+    bool pinging_ = false;
+    bool ever_ponged_ = false;
+    bool closing_ = false;
+    bool done_ = false;
+    Mono heard_{};
+    Mono next_ping_{};
+    std::optional<Mono> close_by_;
+};
+
+void flush_touched(Wire::Impl& wire) {
+    for (Session* session : wire.hub.take_touched()) {
+        const auto connection = wire.by_session.find(session);
+        if (connection != wire.by_session.end()) {
+            connection->second->shared_from_this()->pump();
+        }
+    }
+}
+
+void Connection::flush_later() {
+    if (!wire_.flush_posted) {
+        wire_.flush_posted = true;
+        wire_.loop.post([&wire = wire_] {
+            wire.flush_posted = false;
+            flush_touched(wire);
+        });
+    }
+    if (session_ && !reading_ && session_->wants_reading()) {
+        read();
+    }
+}
+
+}  // namespace
+
+void Wire::Impl::sweep_all() {
+    const Now now = system_now();
+    std::vector<std::shared_ptr<Connection>> all;
+    all.reserve(connections.size());
+    for (const auto& [key, connection] : connections) {
+        all.push_back(connection);
+    }
+    for (const auto& connection : all) {
+        connection->sweep(now);
+    }
+    sweep.set(now.mono + kSweep);
+}
+
+Wire::Wire(Loop& loop, Hub& hub, WireOptions options, Random random)
+    : impl_(std::make_unique<Impl>(loop, hub, std::move(options), std::move(random))) {}
+
+Wire::~Wire() = default;
+
+bool Wire::accept(http::Upgrade& upgrade) {
+    const std::string& path = upgrade.request.path;
+    if (path != "/ws" && path != "/ws/") {
+        return false;
+    }
+    if (refuse_upgrade(upgrade.request, impl_->options, clients())) {
+        ++impl_->counters.refused;
+        return false;
+    }
+    auto connection = std::make_shared<Connection>(*impl_, upgrade);
+    impl_->connections.emplace(connection.get(), connection);
+    connection->start();
+    return true;
+}
+
+void Wire::flush() { flush_touched(*impl_); }
+
+void Wire::abort_all() {
+    const auto all = impl_->connections;
+    for (const auto& [key, connection] : all) {
+        connection->abort();
+    }
+}
+
+std::size_t Wire::clients() const { return impl_->connections.size(); }
+const WireCounters& Wire::counters() const { return impl_->counters; }
+const WireOptions& Wire::options() const { return impl_->options; }
+
+}  // namespace sigmacast::edge

@@ -1,0 +1,74 @@
+// WebSocket connections: the handshake's rules, and one connection's reading and writing for each Session.
+//
+// Beast does handshake, reads, pongs and the close; everything it writes goes into the connection's outbox, whole, and
+// so do the shared frames of the Hub (outbox.h). All that waits for a client leaves in one system call. A connection
+// whose socket is full waits for room by itself; nobody else does.
+//
+// Runs on: the loop. It decides nothing about topics or state. Bounds: clients_max connections; an outbox of 64 frames
+// or 256 KiB each, beyond which frames stay in the Session, where they are conflated.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/http.h"
+#include "common/loop.h"
+#include "edge/hub.h"
+
+namespace sigmacast::edge {
+
+struct WireOptions {
+    std::size_t clients_max = 18'000;
+    std::size_t message_bytes_max = 65'536;
+    Millis ping_interval{30'000};
+    Millis pong_timeout{60'000};  // Only for a peer that has answered a ping before.
+    Millis close_timeout{2'000};  // For the closing handshake; then the socket is closed.
+    std::vector<std::string> cors_origins;
+};
+
+struct WireCounters {
+    std::uint64_t accepted = 0;
+    std::uint64_t refused = 0;
+    std::uint64_t flushes = 0;  // System calls that sent something.
+    std::uint64_t bytes = 0;
+    std::uint64_t no_pong = 0;
+};
+
+/// Whether a page of this Origin may connect: absent, same host, or listed ("*" lists all).
+bool origin_allowed(std::string_view origin, std::string_view host,
+                    const std::vector<std::string>& listed);
+
+/// What a request for /ws is refused with; nullopt where it may be upgraded.
+std::optional<http::Response> refuse_upgrade(const http::Request& request,
+                                             const WireOptions& options, std::size_t clients);
+
+class Wire {
+ public:
+    Wire(Loop& loop, Hub& hub, WireOptions options, Random random);
+    ~Wire();
+    Wire(const Wire&) = delete;
+    Wire& operator=(const Wire&) = delete;
+
+    /// An http::Server::UpgradeHandler. False: not for us, or refused; the request handler answers.
+    bool accept(http::Upgrade& upgrade);
+    /// Sends what the Hub has queued: once after each batch.
+    void flush();
+    /// Closes all that is still open, without ceremony.
+    void abort_all();
+
+    [[nodiscard]] std::size_t clients() const;
+    [[nodiscard]] const WireCounters& counters() const;
+    [[nodiscard]] const WireOptions& options() const;
+
+    struct Impl;  // For wire.cc.
+
+ private:
+    std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace sigmacast::edge
