@@ -22,14 +22,14 @@ struct SocketOptions {
     SocketType type = SocketType::kPub;
     std::string endpoint;  // tcp://127.0.0.1:12070, ipc:///run/sigmacast/feed
     bool bind = false;
-    std::vector<std::string> subscribe;  // SUB: prefixes of the topic frame; one empty string is everything.
+    std::vector<std::string> subscribe = {};  // SUB: prefixes of the topic frame; one empty string is everything.
     int high_water_mark = 10'000;        // Messages.
     std::size_t message_bytes_max = 8u << 20;
 };
 
 struct Incoming {
     std::size_t socket = 0;  // Index into the options that the node was made with.
-    Frames frames;           // ROUTER: the peer's identity comes first. XPUB: a subscription, \1 or \0 and the prefix.
+    Frames frames = {};      // ROUTER: the peer's identity comes first. XPUB: a subscription, \1 or \0 and the prefix.
 };
 
 class Node {

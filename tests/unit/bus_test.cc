@@ -1,0 +1,249 @@
+#include "common/bus.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace sigmacast::bus {
+namespace {
+
+/// Nodes over ipc sockets in a folder of their own.
+class BusTest : public testing::Test {
+ protected:
+    BusTest() {
+        std::string name = "/tmp/sgXXXXXX";
+        folder_ = ::mkdtemp(name.data());
+    }
+    ~BusTest() override { std::filesystem::remove_all(folder_); }
+
+    std::string endpoint(const std::string& name) const { return "ipc://" + folder_ + "/" + name; }
+
+    std::unique_ptr<Node> node(SocketOptions options, std::vector<Incoming>* into = nullptr) {
+        auto made = std::make_unique<Node>(
+            loop_, std::vector{std::move(options)}, [this, into](std::vector<Incoming> batch) {
+                largest_batch_ = std::max(largest_batch_, batch.size());
+                for (Incoming& incoming : batch) {
+                    if (into != nullptr) {
+                        into->push_back(std::move(incoming));
+                    }
+                }
+            });
+        return made;
+    }
+
+    std::unique_ptr<Node> started(SocketOptions options, std::vector<Incoming>* into = nullptr) {
+        auto made = node(std::move(options), into);
+        const Result<> result = made->start();
+        EXPECT_TRUE(result.has_value()) << (result ? "" : result.error().message);
+        return made;
+    }
+
+    /// Runs the loop until `done`, or fails after ten seconds; calls `meanwhile` every few
+    /// milliseconds.
+    void run_until(
+        const std::function<bool()>& done, const std::function<void()>& meanwhile = [] {}) {
+        const Mono limit = BootClock::now() + Seconds(10);
+        bool in_time = true;
+        Timer look(loop_, [&] {
+            in_time = BootClock::now() < limit;
+            if (done() || !in_time) {
+                loop_.stop();
+                return;
+            }
+            meanwhile();
+            look.set(BootClock::now() + Millis(2));
+        });
+        look.set(BootClock::now());
+        loop_.run();
+        ASSERT_TRUE(in_time) << "not done within ten seconds";
+    }
+
+    std::string folder_;
+    Loop loop_;
+    std::size_t largest_batch_ = 0;
+};
+
+TEST_F(BusTest, ADealerAsksARouterAndGetsTheAnswer) {
+    std::vector<Incoming> asked;
+    std::vector<Incoming> answered;
+    const auto router = started(
+        {.type = SocketType::kRouter, .endpoint = endpoint("r"), .bind = true, .subscribe = {}},
+        &asked);
+    const auto dealer = started(
+        {.type = SocketType::kDealer, .endpoint = endpoint("r"), .subscribe = {}}, &answered);
+    EXPECT_TRUE(dealer->send(0, {"hello", "", std::string(100'000, 'x')}));
+    run_until([&] { return asked.size() == 1; });
+    ASSERT_EQ(asked[0].frames.size(), 4u);
+    EXPECT_EQ(asked[0].frames[1], "hello");
+    EXPECT_EQ(asked[0].frames[2], "");
+    EXPECT_EQ(asked[0].frames[3], std::string(100'000, 'x'));
+    EXPECT_TRUE(router->send(0, {asked[0].frames[0], "welcome"}));
+    run_until([&] { return answered.size() == 1; });
+    EXPECT_EQ(answered[0].frames, Frames{"welcome"});
+}
+
+TEST_F(BusTest, ASubscriberGetsItsPrefixesAlone) {
+    std::vector<Incoming> got;
+    const auto publisher = started(
+        {.type = SocketType::kPub, .endpoint = endpoint("p"), .bind = true, .subscribe = {}});
+    const auto subscriber =
+        started({.type = SocketType::kSub, .endpoint = endpoint("p"), .subscribe = {"a."}}, &got);
+    run_until([&] { return !got.empty(); },
+              [&] {
+                  publisher->send(0, {"b.c", "no"});
+                  publisher->send(0, {"a.b", "yes"});
+              });
+    for (const Incoming& incoming : got) {
+        EXPECT_EQ(incoming.frames, (Frames{"a.b", "yes"}));
+    }
+}
+
+TEST_F(BusTest, AnXpubIsToldOfEachSubscription) {
+    std::vector<Incoming> told;
+    const auto feed = started(
+        {.type = SocketType::kXpub, .endpoint = endpoint("x"), .bind = true, .subscribe = {}},
+        &told);
+    const auto one =
+        started({.type = SocketType::kSub, .endpoint = endpoint("x"), .subscribe = {"t"}});
+    run_until([&] { return told.size() == 1; });
+    const auto two =
+        started({.type = SocketType::kSub, .endpoint = endpoint("x"), .subscribe = {"t"}});
+    run_until([&] { return told.size() == 2; });
+    EXPECT_EQ(told[1].frames, (Frames{std::string("\1t")}));
+}
+
+TEST_F(BusTest, EveryMessageArrivesInOrderWhileTheLoopIsBusyInBatchesWithinTheBound) {
+    constexpr std::size_t kCount = 9'000;  // More than two batches.
+    std::vector<Incoming> got;
+    const auto router = started(
+        {.type = SocketType::kRouter, .endpoint = endpoint("r"), .bind = true, .subscribe = {}},
+        &got);
+    const auto dealer =
+        started({.type = SocketType::kDealer, .endpoint = endpoint("r"), .subscribe = {}});
+    for (std::size_t i = 0; i < kCount; ++i) {
+        ASSERT_TRUE(dealer->send(0, {std::to_string(i)}));
+    }
+    run_until([&] { return got.size() == kCount; });
+    for (std::size_t i = 0; i < kCount; ++i) {
+        ASSERT_EQ(got[i].frames.back(), std::to_string(i));
+    }
+    EXPECT_LE(largest_batch_, 4'096u);
+    EXPECT_EQ(dealer->dropped(), 0u);
+}
+
+TEST_F(BusTest, SaysWhichEndpointIsTaken) {
+    const SocketOptions options{
+        .type = SocketType::kPub, .endpoint = endpoint("p"), .bind = true, .subscribe = {}};
+    const auto first = started(options);
+    const auto second = node(options);
+    const Result<> result = second->start();
+    ASSERT_FALSE(result.has_value());
+    EXPECT_EQ(result.error().code, Errc::kUnavailable);
+    EXPECT_EQ(result.error().message, "cannot bind " + endpoint("p") + ": Address already in use");
+}
+
+TEST_F(BusTest, ASocketFileThatADeadProgramLeftIsReplaced) {
+    {
+        std::ofstream left(folder_ + "/p");
+    }
+    const auto first = started(
+        {.type = SocketType::kPub, .endpoint = endpoint("p"), .bind = true, .subscribe = {}});
+}
+
+TEST_F(BusTest, AnEndpointThatIsNoneIsAnError) {
+    const auto bad = node(
+        {.type = SocketType::kPub, .endpoint = "tcp://nowhere", .bind = true, .subscribe = {}});
+    const Result<> result = bad->start();
+    ASSERT_FALSE(result.has_value());
+    EXPECT_NE(result.error().message.find("tcp://nowhere"), std::string::npos);
+}
+
+TEST_F(BusTest, AnIpcSocketIsForItsOwnerAlone) {
+    const auto publisher = started(
+        {.type = SocketType::kPub, .endpoint = endpoint("p"), .bind = true, .subscribe = {}});
+    struct stat status{};
+    ASSERT_EQ(::stat((folder_ + "/p").c_str(), &status), 0);
+    EXPECT_EQ(status.st_mode & 0777u, 0600u);
+}
+
+TEST_F(BusTest, WhatWasQueuedBeforeStopStillLeaves) {
+    std::vector<Incoming> got;
+    const auto router = started(
+        {.type = SocketType::kRouter, .endpoint = endpoint("r"), .bind = true, .subscribe = {}},
+        &got);
+    const auto dealer =
+        started({.type = SocketType::kDealer, .endpoint = endpoint("r"), .subscribe = {}});
+    EXPECT_TRUE(dealer->send(0, {"first"}));
+    run_until([&] { return got.size() == 1; });  // The connection stands.
+    EXPECT_TRUE(dealer->send(0, {"last"}));
+    dealer->stop();
+    run_until([&] { return got.size() == 2; });
+    EXPECT_EQ(got[1].frames.back(), "last");
+}
+
+TEST_F(BusTest, AfterStopNothingIsTakenAndNothingIsDelivered) {
+    std::vector<Incoming> got;
+    auto router = started(
+        {.type = SocketType::kRouter, .endpoint = endpoint("r"), .bind = true, .subscribe = {}},
+        &got);
+    const auto dealer =
+        started({.type = SocketType::kDealer, .endpoint = endpoint("r"), .subscribe = {}});
+    dealer->send(0, {"one"});
+    run_until([&] { return !got.empty(); });
+    got.clear();
+    for (int i = 0; i < 100; ++i) {
+        dealer->send(0, {"two"});
+    }
+    router->stop();
+    router->stop();
+    EXPECT_FALSE(router->send(0, {"x", "y"}));
+    EXPECT_EQ(router->dropped(), 1u);
+    router.reset();
+    bool ran = false;
+    loop_.post([&] { ran = true; });
+    run_until([&] { return ran; });
+    EXPECT_TRUE(got.empty());
+}
+
+TEST_F(BusTest, SendsThatFindTheQueueFullAreDroppedAndCounted) {
+    const auto dealer =
+        node({.type = SocketType::kDealer, .endpoint = endpoint("r"), .subscribe = {}});
+    ASSERT_TRUE(dealer->start().has_value());
+    // The high-water mark of a peer that is not there, and then the queue, are bounds: the rest is
+    // counted, not kept.
+    constexpr std::uint64_t kCount = 200'000;
+    for (std::uint64_t i = 0; i < kCount; ++i) {
+        dealer->send(0, {"x"});
+    }
+    run_until([&] { return dealer->dropped() == kCount - 10'000; });
+}
+
+TEST_F(BusTest, ABatchHandlerMayDestroyItsNode) {
+    const auto dealer =
+        started({.type = SocketType::kDealer, .endpoint = endpoint("r"), .subscribe = {}});
+    std::unique_ptr<Node> router;
+    bool gone = false;
+    router = std::make_unique<Node>(
+        loop_,
+        std::vector{SocketOptions{
+            .type = SocketType::kRouter, .endpoint = endpoint("r"), .bind = true, .subscribe = {}}},
+        [&](std::vector<Incoming>) {
+            router.reset();
+            gone = true;
+        });
+    ASSERT_TRUE(router->start().has_value());
+    dealer->send(0, {"x"});
+    run_until([&] { return gone; });
+}
+
+}  // namespace
+}  // namespace sigmacast::bus
