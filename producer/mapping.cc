@@ -7,6 +7,8 @@
 #include <set>
 #include <utility>
 
+#include "common/codec.h"
+
 namespace sigmacast::producer {
 namespace {
 
@@ -200,7 +202,27 @@ Mapped map_system(const PollSettings& poll, const json::value& result) {
     return one(poll.key, std::move(data));
 }
 
-Mapped map_jobs(const json::value& result, Now now) {
+std::int64_t count_of(const json::object& summary, std::string_view name) {
+    const json::value* count = summary.if_contains(name);
+    return count != nullptr && count->is_int64() ? count->get_int64() : 0;
+}
+
+bool lists_pending(const PollSettings& poll) {
+    const Result<json::value> params = parse_json(poll.params);
+    const json::value* include = params && params->is_object()
+                                     ? params->get_object().if_contains("include_pending")
+                                     : nullptr;
+    return include == nullptr || !include->is_bool() || include->get_bool();
+}
+
+/// Whether the list holds every job that runs or waits. `total_jobs` is no measure of that: it
+/// counts ended jobs, too.
+bool is_complete(const PollSettings& poll, const json::object& summary, std::size_t listed) {
+    const std::int64_t pending = lists_pending(poll) ? count_of(summary, "total_pending") : 0;
+    return count_of(summary, "total_running") + pending <= static_cast<std::int64_t>(listed);
+}
+
+Mapped map_jobs(const PollSettings& poll, const json::value& result, Now now) {
     const json::object& answer = object_at(result, "result");
     const json::value* list = member(answer, "jobs");
     const json::array& jobs = array_at(list == nullptr ? json::value() : *list, "result.jobs");
@@ -225,9 +247,8 @@ Mapped map_jobs(const json::value& result, Now now) {
     json::object summary;
     summary["jobs"] = std::move(summary_jobs);
     take(answer, kTotalFields, "result", summary);
+    mapped.complete = is_complete(poll, summary, jobs.size());
     const json::value* total = summary.if_contains("total_jobs");
-    mapped.complete = total == nullptr || !total->is_int64() ||
-                      total->get_int64() <= static_cast<std::int64_t>(jobs.size());
     if (total == nullptr) {
         summary["total_jobs"] = jobs.size();
     }
@@ -306,7 +327,7 @@ Mapped mapped_by(const PollSettings& poll, const json::value& result, Now now) {
         return map_system(poll, result);
     }
     if (poll.mapper == "jobs") {
-        return map_jobs(result, now);
+        return map_jobs(poll, result, now);
     }
     if (poll.mapper == "agents") {
         return map_agents(poll, result, now);
