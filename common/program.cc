@@ -54,8 +54,7 @@ void apply(const CommonOptions& common, const ProgramInfo& info, Settings& setti
     }
 }
 
-int guarded(const ProgramInfo& info, const Settings& settings,
-            const std::function<int(const Settings&)>& body) {
+int guarded(const Settings& settings, const std::function<int(const Settings&)>& body) {
     try {
         return body(settings);
     } catch (const std::exception& problem) {
@@ -99,7 +98,7 @@ int run_program(int argc, const char* const* argv, const ProgramInfo& info,
     for (const std::string& note : notes) {
         log_warn("setting adjusted", {{"note", note}});
     }
-    return guarded(info, *loaded, body);
+    return guarded(*loaded, body);
 }
 
 }  // namespace sigmacast

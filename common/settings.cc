@@ -1,7 +1,1007 @@
 #include "common/settings.h"
 
-namespace sigmacast {
+#include <toml++/toml.h>
+#include <algorithm>
+#include <boost/json/value.hpp>
+#include <boost/url/parse.hpp>
+#include <boost/url/url_view.hpp>
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <limits>
+#include <numeric>
+#include <set>
+#include <utility>
+#include <variant>
 
-Settings default_settings() { return {}; }
+#include "common/codec.h"
+
+namespace sigmacast {
+namespace {
+
+constexpr std::size_t kFileBytesMax = 1u << 20;
+constexpr std::size_t kProblemsMax = 100;  // Shown; the rest is counted.
+constexpr std::size_t kPollsMax = 256;
+constexpr std::size_t kIpcPathMax =
+    100;  // A socket's path has room for 107 bytes, some of them the system's.
+constexpr Millis kDeadlineSlack{1000};  // P4: a deadline is never more than interval + 1 s.
+
+constexpr std::int64_t kSecond = 1'000;
+constexpr std::int64_t kHour = 3'600 * kSecond;
+constexpr std::int64_t kYear = 365 * 24 * kHour;
+
+// ----------------------------------------------------------------------------------------------------------
+// schema Each key is named once, here. Reading, checking, suggesting and writing the default file
+// all walk this table.
+
+using Names = std::map<std::string, std::string>;
+using Target = std::variant<std::string*, bool*, std::uint16_t*, std::uint32_t*, std::size_t*,
+                            Millis*, std::vector<std::string>*, Names*>;
+/// What is wrong with a text, or nothing.
+using Check = std::string (*)(const std::string&);
+
+struct Field {
+    std::string_view name;
+    Target target;
+    std::string_view comment;
+    std::int64_t min = 0;  // Numbers; milliseconds for durations.
+    std::int64_t max = std::numeric_limits<std::int64_t>::max();
+    Check check = nullptr;  // Texts, and each text of a list.
+};
+
+struct Section {
+    std::string_view path;
+    std::string_view comment;
+    std::vector<Field> fields;
+};
+
+bool only(std::string_view text, std::string_view extra, bool upper, bool lower) {
+    return std::all_of(text.begin(), text.end(), [&](char c) {
+        return (c >= '0' && c <= '9') || (lower && c >= 'a' && c <= 'z') ||
+               (upper && c >= 'A' && c <= 'Z') || extra.find(c) != std::string_view::npos;
+    });
+}
+
+std::string one_of(const std::string& value, std::initializer_list<std::string_view> choices) {
+    std::string list;
+    for (const std::string_view choice : choices) {
+        if (value == choice) {
+            return {};
+        }
+        list += (list.empty() ? "" : ", ") + std::string(choice);
+    }
+    return "'" + value + "' is none of " + list;
+}
+
+std::string check_not_empty(const std::string& value) {
+    return value.empty() ? "may not be empty" : "";
+}
+
+std::string check_level(const std::string& value) {
+    return one_of(value, {"debug", "info", "warn", "error"});
+}
+
+std::string check_mapper(const std::string& value) {
+    return one_of(value, {"as_is", "system", "jobs", "agents", "storage"});
+}
+
+std::string check_name(const std::string& value) {
+    if (value.empty() || value.size() > 64 || !only(value, "._-", false, true)) {
+        return "'" + value + "' is not a name: 1 to 64 of a-z, 0-9, dot, underscore and dash";
+    }
+    return {};
+}
+
+std::string check_method(const std::string& value) {
+    if (value.empty() || value.size() > 128 || !only(value, "._-/:", true, true)) {
+        return "'" + value + "' is not the name of a method";
+    }
+    return {};
+}
+
+std::string check_code(const std::string& value) {
+    if (value.size() > 64 || !only(value, "_", true, false)) {
+        return "'" + value + "' is not an error code: A-Z, 0-9 and underscore";
+    }
+    return {};
+}
+
+std::string check_key(const std::string& value) {
+    if (value.size() > 128 || value.find('\0') != std::string::npos) {
+        return "is longer than 128 bytes, or has a NUL in it";
+    }
+    return {};
+}
+
+std::string check_origin(const std::string& value) {
+    if (value.size() > 64 || !only(value, "._-@", true, true)) {
+        return "'" + value + "' is not an origin: at most 64 letters, digits, and . _ - @";
+    }
+    return {};
+}
+
+std::string check_params(const std::string& value) {
+    if (value.empty()) {
+        return {};
+    }
+    const auto parsed = parse_json(value);
+    return parsed && parsed->is_object() ? "" : "is not a JSON object, as {\"limit\":50}";
+}
+
+std::string check_engine_url(const std::string& value) {
+    const auto parsed = boost::urls::parse_uri(value);
+    if (!parsed || parsed->scheme() != "http" || parsed->host().empty() || parsed->has_userinfo() ||
+        parsed->has_query() || parsed->has_fragment()) {
+        return "'" + value + "' is not a URL as http://127.0.0.1:5000/api/v1";
+    }
+    return {};
+}
+
+std::string check_cors_origin(const std::string& value) {
+    if (value == "*") {
+        return {};
+    }
+    const auto parsed = boost::urls::parse_uri(value);
+    if (!parsed || (parsed->scheme() != "http" && parsed->scheme() != "https") ||
+        !parsed->encoded_path().empty() || parsed->has_query()) {
+        return "'" + value + "' is not an origin as https://nas.example or *";
+    }
+    return {};
+}
+
+bool is_loopback(std::string_view host) {
+    if (host.size() > 2 && host.front() == '[' && host.back() == ']') {
+        host = host.substr(1, host.size() - 2);
+    }
+    return host == "localhost" || host == "::1" ||
+           (host.substr(0, 4) == "127." && only(host, ".", false, false));
+}
+
+/// Between the programs there is no authentication yet, so that only loopback and ipc are open to
+/// them (P10).
+std::string check_endpoint(const std::string& value) {
+    constexpr std::string_view kTcp = "tcp://";
+    constexpr std::string_view kIpc = "ipc://";
+    if (value.rfind(kIpc, 0) == 0 && value.size() > kIpc.size()) {
+        if (value.size() - kIpc.size() > kIpcPathMax) {
+            return "the path is longer than " + std::to_string(kIpcPathMax) +
+                   " bytes; use a shorter run folder";
+        }
+        return {};
+    }
+    const std::size_t colon = value.rfind(':');
+    if (value.rfind(kTcp, 0) != 0 || colon <= kTcp.size()) {
+        return "'" + value + "' is not an endpoint as tcp://127.0.0.1:12070 or ipc:///run/x/feed";
+    }
+    unsigned port = 0;
+    const char* end = value.data() + value.size();
+    const auto parsed = std::from_chars(value.data() + colon + 1, end, port);
+    if (parsed.ec != std::errc() || parsed.ptr != end || port == 0 || port > 65'535) {
+        return "'" + value + "' has no port from 1 to 65535";
+    }
+    if (!is_loopback(std::string_view(value).substr(kTcp.size(), colon - kTcp.size()))) {
+        return "'" + value +
+               "' is open to the network, and the programs do not authenticate each other: use "
+               "127.0.0.1 or ipc";
+    }
+    return {};
+}
+
+std::vector<Field> breaker_fields(BreakerSettings& breaker) {
+    return {
+        {"failures", &breaker.failures, "Consecutive failures that open it.", 1, 1'000},
+        {"reset", &breaker.reset, "From its opening to the next try.", 10, kYear},
+    };
+}
+
+std::vector<Field> poll_fields(PollSettings& poll) {
+    return {
+        {"name", &poll.name, "Unique; names its reports and its breaker. Default: the method.", 0,
+         0, check_name},
+        {"method", &poll.method, "Of the engine.", 0, 0, check_method},
+        {"params", &poll.params, "JSON text; empty: none.", 0, 0, check_params},
+        {"interval", &poll.interval, "From start to start.", 20, 24 * kHour},
+        {"deadline", &poll.deadline, "For an answer; at most interval + 1s.", 10,
+         24 * kHour + kSecond},
+        {"topic", &poll.topic, "What it feeds.", 0, 0, check_name},
+        {"key", &poll.key, "Fixed key; empty: none, or the mapper's.", 0, 0, check_key},
+        {"mapper", &poll.mapper, "as_is, system, jobs, agents or storage.", 0, 0, check_mapper},
+        {"error_code", &poll.error_code, "What a failure is called; default NAME_FAILED.", 0, 0,
+         check_code},
+        {"rename", &poll.rename, "as_is: field of the answer -> field of the event.", 0, 0,
+         nullptr},
+        {"ignore", &poll.ignore, "as_is: fields that do not make a value new.", 0, 0, nullptr},
+    };
+}
+
+std::vector<Section> schema(Settings& s) {
+    constexpr std::int64_t kPortMax = 65'535;
+    return {
+        {"",
+         "Configuration of Sigmacast: one file for all of its programs. Every setting has its\n"
+         "default here. Durations are texts as \"250ms\", \"5s\" or \"2h45m\".",
+         {{"data_dir", &s.data_dir, "Folder for the log, the origin's name and its counters.", 0, 0,
+           check_not_empty}}},
+        {"log", "", {{"level", &s.log_level, "debug, info, warn or error.", 0, 0, check_level}}},
+        {"engine",
+         "Our own engine, sigmacast-engine, which serves this machine's real figures.",
+         {{"host", &s.engine.host, "Loopback alone: it has no authentication.", 0, 0,
+           check_not_empty},
+          {"port", &s.engine.port, "0: the system chooses.", 0, kPortMax}}},
+        {"producer",
+         "Polls the engine and publishes what it answers.",
+         {{"origin", &s.producer.origin,
+           "Its name on the feed; empty: this machine's, saved at the first start.", 0, 0,
+           check_origin},
+          {"engine_url", &s.producer.engine_url, "Base of the engine's JSON-RPC; /rpc is added.", 0,
+           0, check_engine_url},
+          {"reply_bytes_max", &s.producer.reply_bytes_max, "A longer answer is a failure.", 1'024,
+           64 << 20},
+          {"health_interval", &s.producer.health_interval,
+           "health.check while the engine cannot be reached; 0s turns it off.", 0, kHour},
+          {"unsupported_retry", &s.producer.unsupported_retry,
+           "When a method that the engine does not know is tried again.", 10, 24 * kHour},
+          {"rpc_error_interval", &s.producer.rpc_error_interval,
+           "At most one rpc_error event in this time.", 10, 24 * kHour},
+          {"jitter", &s.producer.jitter, "Each poll starts up to this much later than due.", 0,
+           60 * kSecond},
+          {"admin_port", &s.producer.admin_port, "/livez, /readyz and /metrics on loopback.", 0,
+           kPortMax}}},
+        {"producer.poll_breaker", "One per poll, for its own errors.",
+         breaker_fields(s.producer.poll_breaker)},
+        {"producer.transport_breaker", "One for the connection to the engine.",
+         breaker_fields(s.producer.transport_breaker)},
+        {"broker",
+         "Writes the log, and serves it. Producers and edges connect to these endpoints.",
+         {{"ingest", &s.broker.ingest, "From the producers.", 0, 0, check_endpoint},
+          {"feed", &s.broker.feed, "To the edges.", 0, 0, check_endpoint},
+          {"repair", &s.broker.repair, "Questions of both.", 0, 0, check_endpoint},
+          {"database", &s.broker.database, "File; empty: sigmacast.db in the data folder.", 0, 0,
+           nullptr},
+          {"retain_values", &s.broker.retain_values, "How long old values are kept.", 10,
+           10 * kYear},
+          {"retain_events", &s.broker.retain_events, "How long events are kept.", 10, 10 * kYear},
+          {"retain_bytes", &s.broker.retain_bytes, "Size of the log beyond which both go earlier.",
+           1 << 20, std::int64_t{1} << 40},
+          {"admin_port", &s.broker.admin_port, "/livez, /readyz and /metrics on loopback.", 0,
+           kPortMax}}},
+        {"edge",
+         "Fans the feed out to browsers.",
+         {{"host", &s.edge.host, "Address of the WebSocket and HTTP server.", 0, 0,
+           check_not_empty},
+          {"port", &s.edge.port, "0: the system chooses.", 0, kPortMax},
+          {"topics", &s.edge.topics, "What it serves; empty: everything.", 0, 0, check_name},
+          {"legacy_origin", &s.edge.legacy_origin,
+           "Whose state clients without a subprotocol see; empty: the first.", 0, 0, check_origin},
+          {"cors_origins", &s.edge.cors_origins,
+           "Pages of other origins that may connect, as [\"https://nas.example\"].", 0, 0,
+           check_cors_origin},
+          {"jwt_secret", &s.edge.jwt_secret,
+           "For signed tokens; better in SIGMAVAULT_JWT_SECRET than here.", 0, 0, nullptr},
+          {"ping_interval", &s.edge.ping_interval, "Between pings to a client.", 10, kHour},
+          {"pong_timeout", &s.edge.pong_timeout,
+           "A client that once answered pings, and has stopped to, is closed after this.", 10,
+           24 * kHour},
+          {"heartbeat_interval", &s.edge.heartbeat_interval,
+           "Silence after which a heartbeat is sent; old clients give up after 10s.", 10,
+           9 * kSecond},
+          {"client_message_bytes_max", &s.edge.client_message_bytes_max,
+           "The longest message that a client may send.", 1'024, 16 << 20},
+          {"client_queue_bytes_max", &s.edge.client_queue_bytes_max,
+           "What may wait for a slow client before it is closed.", 64 << 10, 1 << 30},
+          {"clients_max", &s.edge.clients_max, "Beyond it a client is told to try later.", 1,
+           1'000'000},
+          {"allow_anonymous_lan", &s.edge.allow_anonymous_lan,
+           "Let anyone on the network read the feed: needed for a host other than loopback."}}},
+    };
+}
+
+// ---------------------------------------------------------------------------------------------------------
+// problems
+
+/// Collects every problem of a file, each with its line.
+class Problems {
+ public:
+    explicit Problems(std::string name) : name_(std::move(name)) {}
+
+    void at(std::uint32_t line, const std::string& what) {
+        const std::string where =
+            name_.empty() ? "" : name_ + (line > 0 ? ":" + std::to_string(line) : "") + ": ";
+        all_.emplace_back(line, where + what);
+    }
+    void in_variable(const std::string& variable, const std::string& what) {
+        all_.emplace_back(kLast, "environment: " + variable + ": " + what);
+    }
+    [[nodiscard]] bool none() const { return all_.empty(); }
+
+    [[nodiscard]] Error error() {
+        std::stable_sort(all_.begin(), all_.end(),
+                         [](const auto& a, const auto& b) { return a.first < b.first; });
+        std::string text;
+        for (std::size_t i = 0; i < std::min(all_.size(), kProblemsMax); ++i) {
+            text += (i == 0 ? "" : "\n") + all_[i].second;
+        }
+        if (all_.size() > kProblemsMax) {
+            text += "\nand " + std::to_string(all_.size() - kProblemsMax) + " more";
+        }
+        return {Errc::kInvalid, text};
+    }
+
+ private:
+    static constexpr std::uint32_t kLast = std::numeric_limits<std::uint32_t>::max();
+    std::string name_;
+    std::vector<std::pair<std::uint32_t, std::string>> all_;
+};
+
+std::size_t edit_distance(std::string_view a, std::string_view b) {
+    std::vector<std::size_t> row(b.size() + 1);
+    std::iota(row.begin(), row.end(), std::size_t{0});
+    for (std::size_t i = 1; i <= a.size(); ++i) {
+        std::size_t diagonal = std::exchange(row[0], i);
+        for (std::size_t j = 1; j <= b.size(); ++j) {
+            const std::size_t changed = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+            diagonal = std::exchange(row[j], std::min({row[j] + 1, row[j - 1] + 1, changed}));
+        }
+    }
+    return row.back();
+}
+
+std::string joined(std::string_view section, std::string_view name) {
+    return section.empty() ? std::string(name) : std::string(section) + "." + std::string(name);
+}
+
+/// "; did you mean x?" where one known name is near enough.
+std::string suggestion(const std::string& unknown, const std::vector<std::string>& known) {
+    constexpr std::size_t kLengthMax = 128;
+    std::size_t best = 4;  // From this distance on it would be a guess.
+    std::string nearest;
+    for (const std::string& name : known) {
+        if (unknown.size() > kLengthMax) {
+            break;
+        }
+        const std::size_t distance = edit_distance(unknown, name);
+        if (distance < best && distance * 2 < name.size()) {
+            best = distance;
+            nearest = name;
+        }
+    }
+    return nearest.empty() ? "" : "; did you mean " + nearest + "?";
+}
+
+// ----------------------------------------------------------------------------------------------------------
+// reading
+
+std::string_view type_name(const toml::node& node) {
+    switch (node.type()) {
+        case toml::node_type::table:
+            return "a table";
+        case toml::node_type::array:
+            return "a list";
+        case toml::node_type::string:
+            return "a text";
+        case toml::node_type::integer:
+            return "a whole number";
+        case toml::node_type::floating_point:
+            return "a fraction";
+        case toml::node_type::boolean:
+            return "true or false";
+        default:
+            return "a date or time";
+    }
+}
+
+std::string wants(std::string_view what, const toml::node& node) {
+    return "must be " + std::string(what) + ", not " + std::string(type_name(node));
+}
+
+std::string range_problem(std::int64_t value, const Field& field) {
+    if (value >= field.min && value <= field.max) {
+        return {};
+    }
+    return std::to_string(value) + " is out of range; allowed are " + std::to_string(field.min) +
+           " to " + std::to_string(field.max);
+}
+
+std::string set_duration(const std::string& text, const Field& field, Millis& into) {
+    const Result<Millis> parsed = parse_duration(text);
+    if (!parsed) {
+        return "'" + text + "' is not a duration as \"5s\" or \"250ms\"";
+    }
+    if (parsed->count() < field.min || parsed->count() > field.max) {
+        return "'" + text + "' is out of range; allowed are " + format_duration(Millis(field.min)) +
+               " to " + format_duration(Millis(field.max));
+    }
+    into = *parsed;
+    return {};
+}
+
+std::string set_text(const std::string& text, const Field& field, std::string& into) {
+    std::string problem = field.check == nullptr ? std::string() : field.check(text);
+    if (problem.empty()) {
+        into = text;
+    }
+    return problem;
+}
+
+std::string set_list(std::vector<std::string> values, const Field& field,
+                     std::vector<std::string>& into) {
+    for (const std::string& value : values) {
+        if (std::string problem = field.check == nullptr ? "" : field.check(value);
+            !problem.empty()) {
+            return problem;
+        }
+    }
+    into = std::move(values);
+    return {};
+}
+
+/// Reads one value; each overload is one type of setting. They return what is wrong, or nothing.
+class Reader {
+ public:
+    Reader(const toml::node& node, const Field& field) : node_(node), field_(field) {}
+
+    std::string operator()(std::string* into) const {
+        const auto text = node_.value_exact<std::string>();
+        return text ? set_text(*text, field_, *into) : wants("a text in quotes", node_);
+    }
+    std::string operator()(bool* into) const {
+        const auto value = node_.value_exact<bool>();
+        if (!value) {
+            return wants("true or false", node_);
+        }
+        *into = *value;
+        return {};
+    }
+    template <class Number>
+    std::string operator()(Number* into) const {
+        const auto value = node_.value_exact<std::int64_t>();
+        if (!value) {
+            return wants("a whole number", node_);
+        }
+        std::string problem = range_problem(*value, field_);
+        if (problem.empty()) {
+            *into = static_cast<Number>(*value);
+        }
+        return problem;
+    }
+    std::string operator()(Millis* into) const {
+        const auto text = node_.value_exact<std::string>();
+        return text ? set_duration(*text, field_, *into)
+                    : wants("a duration in quotes, as \"5s\"", node_);
+    }
+    std::string operator()(std::vector<std::string>* into) const {
+        const toml::array* list = node_.as_array();
+        if (list == nullptr) {
+            return wants("a list of texts", node_);
+        }
+        std::vector<std::string> values;
+        for (const toml::node& item : *list) {
+            const auto text = item.value_exact<std::string>();
+            if (!text) {
+                return "each item " + wants("a text in quotes", item);
+            }
+            values.push_back(*text);
+        }
+        return set_list(std::move(values), field_, *into);
+    }
+    std::string operator()(Names* into) const {
+        const toml::table* table = node_.as_table();
+        if (table == nullptr) {
+            return wants("a table of texts, as { old = \"new\" }", node_);
+        }
+        Names names;
+        for (const auto& [key, value] : *table) {
+            const auto text = value.value_exact<std::string>();
+            if (!text || text->empty()) {
+                return "each value " + wants("a text in quotes", value);
+            }
+            names[std::string(key.str())] = *text;
+        }
+        *into = std::move(names);
+        return {};
+    }
+
+ private:
+    const toml::node& node_;
+    const Field& field_;
+};
+
+std::string read_field(const toml::node& node, const Field& field) {
+    return std::visit(Reader(node, field), field.target);
+}
+
+const Field* find_field(const std::vector<Field>& fields, std::string_view name) {
+    const auto it = std::find_if(fields.begin(), fields.end(),
+                                 [&](const Field& field) { return field.name == name; });
+    return it == fields.end() ? nullptr : &*it;
+}
+
+/// Walks a parsed file against the schema.
+class FileReader {
+ public:
+    FileReader(Settings& settings, Problems& problems)
+        : settings_(settings), problems_(problems), sections_(schema(settings)) {
+        for (const Section& section : sections_) {
+            if (!section.path.empty()) {
+                known_.emplace_back(section.path);
+            }
+            for (const Field& field : section.fields) {
+                known_.push_back(joined(section.path, field.name));
+            }
+        }
+        known_.emplace_back(kPolls);
+    }
+
+    void read(const toml::table& table, const std::string& path = "") {
+        const Section& section = *find_section(path);
+        for (const auto& [key, node] : table) {
+            const std::string name = joined(path, key.str());
+            const std::uint32_t line = key.source().begin.line;
+            if (const Field* field = find_field(section.fields, key.str())) {
+                report(line, name, read_field(node, *field));
+                lines_[name] = line;
+            } else if (name == kPolls) {
+                read_polls(node, line);
+            } else if (find_section(name) != nullptr) {
+                read_section(node, name, line);
+            } else {
+                problems_.at(line, name + ": unknown key" + suggestion(name, known_));
+            }
+        }
+    }
+
+    /// Where a key was set; 0 where it was not.
+    [[nodiscard]] std::uint32_t line_of(const std::string& name) const {
+        const auto it = lines_.find(name);
+        return it == lines_.end() ? 0 : it->second;
+    }
+
+ private:
+    static constexpr const char* kPolls = "producer.poll";
+
+    const Section* find_section(std::string_view path) const {
+        const auto it = std::find_if(sections_.begin(), sections_.end(),
+                                     [&](const Section& section) { return section.path == path; });
+        return it == sections_.end() ? nullptr : &*it;
+    }
+
+    void report(std::uint32_t line, const std::string& name, const std::string& problem) {
+        if (!problem.empty()) {
+            problems_.at(line, name + ": " + problem);
+        }
+    }
+
+    void read_section(const toml::node& node, const std::string& name, std::uint32_t line) {
+        if (const toml::table* table = node.as_table()) {
+            read(*table, name);
+        } else {
+            report(line, name, wants("a section, as [" + name + "]", node));
+        }
+    }
+
+    /// Rows in the file replace the default ones.
+    void read_polls(const toml::node& node, std::uint32_t line) {
+        const toml::array* rows = node.as_array();
+        if (rows == nullptr || rows->size() > kPollsMax) {
+            return report(line, kPolls,
+                          rows == nullptr ? wants("rows, each as [[producer.poll]]", node)
+                                          : "more than " + std::to_string(kPollsMax) + " rows");
+        }
+        settings_.producer.polls.clear();
+        for (const toml::node& row : *rows) {
+            if (const toml::table* table = row.as_table()) {
+                read_poll(*table, row.source().begin.line);
+            } else {
+                report(row.source().begin.line, kPolls, wants("a table", row));
+            }
+        }
+    }
+
+    void read_poll(const toml::table& table, std::uint32_t line) {
+        PollSettings poll;
+        const std::vector<Field> fields = poll_fields(poll);
+        std::vector<std::string> names;
+        for (const Field& field : fields) {
+            names.push_back(joined(kPolls, field.name));
+        }
+        bool good = true;
+        for (const auto& [key, node] : table) {
+            const std::string name = joined(kPolls, key.str());
+            const Field* field = find_field(fields, key.str());
+            const std::string problem = field == nullptr ? "unknown key" + suggestion(name, names)
+                                                         : read_field(node, *field);
+            report(key.source().begin.line, name, problem);
+            good = good && problem.empty();
+        }
+        if (good) {
+            add_poll(std::move(poll), table, line);
+        }
+    }
+
+    void add_poll(PollSettings poll, const toml::table& table, std::uint32_t line) {
+        if (poll.method.empty() || poll.topic.empty()) {
+            return report(line, joined(kPolls, poll.method.empty() ? "method" : "topic"),
+                          "is missing in this row");
+        }
+        if (poll.name.empty()) {
+            poll.name = poll.method;
+            if (const std::string problem = check_name(poll.name); !problem.empty()) {
+                return report(line, joined(kPolls, "name"), problem);
+            }
+        }
+        const Millis most = poll.interval + kDeadlineSlack;
+        if (!table.contains("deadline")) {
+            poll.deadline = std::min(poll.deadline, most);
+        } else if (poll.deadline > most) {
+            return report(table.get("deadline")->source().begin.line, joined(kPolls, "deadline"),
+                          format_duration(poll.deadline) + " is more than interval + 1s = " +
+                              format_duration(most) + " (poll " + poll.name + ")");
+        }
+        for (const PollSettings& other : settings_.producer.polls) {
+            if (other.name == poll.name) {
+                return report(line, joined(kPolls, "name"),
+                              "'" + poll.name + "' is the name of an earlier poll, too");
+            }
+            if (other.topic == poll.topic && other.key == poll.key) {
+                return report(line, joined(kPolls, "topic"),
+                              "'" + poll.topic + "' is fed by poll " + other.name +
+                                  " already; give one of them a key of its own");
+            }
+        }
+        settings_.producer.polls.push_back(std::move(poll));
+    }
+
+    Settings& settings_;
+    Problems& problems_;
+    const std::vector<Section> sections_;
+    std::vector<std::string> known_;
+    std::map<std::string, std::uint32_t> lines_;
+};
+
+// ------------------------------------------------------------------------------------------------------
+// environment
+
+std::vector<std::string> split_list(std::string_view text) {
+    std::vector<std::string> items;
+    while (!text.empty()) {
+        const std::size_t comma = text.find(',');
+        std::string_view item = text.substr(0, comma);
+        text = comma == std::string_view::npos ? std::string_view() : text.substr(comma + 1);
+        while (!item.empty() && item.front() == ' ') {
+            item.remove_prefix(1);
+        }
+        while (!item.empty() && item.back() == ' ') {
+            item.remove_suffix(1);
+        }
+        if (!item.empty()) {
+            items.emplace_back(item);
+        }
+    }
+    return items;
+}
+
+/// Reads a variable's text as the type of its setting; returns what is wrong, or nothing.
+std::string set_from_text(const std::string& text, const Field& field) {
+    if (auto* const* into = std::get_if<std::string*>(&field.target)) {
+        return set_text(text, field, **into);
+    }
+    if (auto* const* into = std::get_if<Millis*>(&field.target)) {
+        return set_duration(text, field, **into);
+    }
+    if (auto* const* into = std::get_if<std::vector<std::string>*>(&field.target)) {
+        return set_list(split_list(text), field, **into);
+    }
+    if (auto* const* into = std::get_if<std::uint16_t*>(&field.target)) {
+        std::int64_t value = 0;
+        const char* end = text.data() + text.size();
+        const auto parsed = std::from_chars(text.data(), end, value);
+        if (parsed.ec != std::errc() || parsed.ptr != end) {
+            return "'" + text + "' is not a whole number";
+        }
+        std::string problem = range_problem(value, field);
+        if (problem.empty()) {
+            **into = static_cast<std::uint16_t>(value);
+        }
+        return problem;
+    }
+    return "cannot be set here";
+}
+
+struct Variable {
+    const char* name;
+    std::string_view section;
+    std::string_view field;
+};
+
+constexpr Variable kVariables[] = {
+    {"SIGMAVAULT_RPC_URL", "producer", "engine_url"},
+    {"SIGMAVAULT_HOST", "edge", "host"},
+    {"SIGMAVAULT_PORT", "edge", "port"},
+    {"SIGMAVAULT_DATA_DIR", "", "data_dir"},
+    {"SIGMAVAULT_CORS_ORIGINS", "edge", "cors_origins"},
+    {"SIGMAVAULT_JWT_SECRET", "edge", "jwt_secret"},
+    {"SIGMAVAULT_WS_PING_INTERVAL", "edge", "ping_interval"},
+    {"SIGMAVAULT_WS_PONG_TIMEOUT", "edge", "pong_timeout"},
+};
+constexpr const char* kRpcTimeout = "SIGMAVAULT_RPC_TIMEOUT";
+
+/// An empty variable counts as not set.
+std::string variable(const Environment& environment, const char* name) {
+    const char* value = environment ? environment(name) : nullptr;
+    return value == nullptr ? std::string() : std::string(value);
+}
+
+void apply_rpc_timeout(const std::string& text, Settings& settings, Problems& problems,
+                       std::vector<std::string>& notes) {
+    Millis timeout{0};
+    const Field field{"deadline", &timeout, "", 10, 24 * kHour};
+    if (const std::string problem = set_duration(text, field, timeout); !problem.empty()) {
+        return problems.in_variable(kRpcTimeout, problem);
+    }
+    for (PollSettings& poll : settings.producer.polls) {
+        poll.deadline = std::min(timeout, poll.interval + kDeadlineSlack);
+        if (poll.deadline < timeout) {
+            notes.push_back(std::string(kRpcTimeout) + ": " + format_duration(timeout) +
+                            " is cut to " + format_duration(poll.deadline) + " for poll " +
+                            poll.name + " (at most its interval + 1s)");
+        }
+    }
+}
+
+void apply_environment(const Environment& environment, Settings& settings, Problems& problems,
+                       std::vector<std::string>& notes) {
+    const std::vector<Section> sections = schema(settings);
+    for (const Variable& known : kVariables) {
+        const std::string text = variable(environment, known.name);
+        if (text.empty()) {
+            continue;
+        }
+        for (const Section& section : sections) {
+            const Field* field =
+                section.path == known.section ? find_field(section.fields, known.field) : nullptr;
+            if (field == nullptr) {
+                continue;
+            }
+            if (const std::string problem = set_from_text(text, *field); !problem.empty()) {
+                problems.in_variable(known.name, problem);
+            }
+        }
+    }
+    if (const std::string text = variable(environment, kRpcTimeout); !text.empty()) {
+        apply_rpc_timeout(text, settings, problems, notes);
+    }
+}
+
+// -------------------------------------------------------------------------------------- rules that
+// hold between keys
+
+void check_rules(const Settings& settings, const FileReader& file, Problems& problems,
+                 std::vector<std::string>& notes) {
+    if (!is_loopback(settings.edge.host)) {
+        if (settings.edge.allow_anonymous_lan) {
+            notes.push_back("edge.host: the feed is open to anyone who reaches " +
+                            settings.edge.host + " (edge.allow_anonymous_lan = true)");
+        } else {
+            problems.at(file.line_of("edge.host"),
+                        "edge.host: '" + settings.edge.host +
+                            "' is open to the network, and clients are not authenticated: use "
+                            "127.0.0.1, or say allow_anonymous_lan = true in [edge]");
+        }
+    }
+    if (!is_loopback(settings.engine.host)) {
+        problems.at(file.line_of("engine.host"),
+                    "engine.host: '" + settings.engine.host +
+                        "' is open to the network, and the engine has no authentication: use "
+                        "127.0.0.1");
+    }
+}
+
+void fill_in(Settings& settings) {
+    settings.producer.engine_url = engine_base(settings.producer.engine_url);
+    for (PollSettings& poll : settings.producer.polls) {
+        if (poll.error_code.empty()) {
+            for (const char c : poll.name) {
+                poll.error_code += c >= 'a' && c <= 'z'   ? static_cast<char>(c - 'a' + 'A')
+                                   : c >= '0' && c <= '9' ? c
+                                                          : '_';
+            }
+            poll.error_code += "_FAILED";
+        }
+    }
+}
+
+// ----------------------------------------------------------------------------------------------------------
+// writing
+
+std::string quoted(const std::string& text) {
+    std::string result = "\"";
+    for (const char c : text) {
+        if (c == '"' || c == '\\') {
+            result += '\\';
+        }
+        result += c;
+    }
+    return result + "\"";
+}
+
+struct Writer {
+    std::string operator()(const std::string* value) const {
+        const bool literal =
+            value->find('"') != std::string::npos && value->find('\'') == std::string::npos;
+        return literal ? "'" + *value + "'" : quoted(*value);
+    }
+    std::string operator()(const bool* value) const { return *value ? "true" : "false"; }
+    template <class Number>
+    std::string operator()(const Number* value) const {
+        return std::to_string(*value);
+    }
+    std::string operator()(const Millis* value) const { return quoted(format_duration(*value)); }
+    std::string operator()(const std::vector<std::string>* value) const {
+        std::string text;
+        for (const std::string& item : *value) {
+            text += (text.empty() ? "" : ", ") + quoted(item);
+        }
+        return "[" + text + "]";
+    }
+    std::string operator()(const Names* value) const {
+        std::string text;
+        for (const auto& [from, to] : *value) {
+            text += (text.empty() ? " " : ", ") + quoted(from) + " = " + quoted(to);
+        }
+        return text.empty() ? "{}" : "{" + text + " }";
+    }
+};
+
+void append_comment(std::string& out, std::string_view comment) {
+    while (!comment.empty()) {
+        const std::size_t end = comment.find('\n');
+        out += "# " + std::string(comment.substr(0, end)) + "\n";
+        comment = end == std::string_view::npos ? std::string_view() : comment.substr(end + 1);
+    }
+}
+
+void append_section(std::string& out, const Section& section) {
+    if (!section.path.empty()) {
+        out += "\n";
+    }
+    append_comment(out, section.comment);
+    out += section.path.empty() ? "\n" : "[" + std::string(section.path) + "]\n";
+    for (const Field& field : section.fields) {
+        append_comment(out, field.comment);
+        out += std::string(field.name) + " = " + std::visit(Writer{}, field.target) + "\n";
+    }
+}
+
+/// Only what differs from an empty row, so that eight polls can be read at a glance.
+void append_polls(std::string& out, std::vector<PollSettings>& polls) {
+    PollSettings empty;
+    const std::vector<Field> plain = poll_fields(empty);
+    out += "\n# Polls, one row each; rows here replace the default ones, which are these. Keys:\n";
+    for (const Field& field : plain) {
+        out += "#   " + std::string(field.name) + ": " + std::string(field.comment) + "\n";
+    }
+    for (PollSettings& poll : polls) {
+        out += "\n[[producer.poll]]\n";
+        const std::vector<Field> fields = poll_fields(poll);
+        for (std::size_t i = 0; i < fields.size(); ++i) {
+            const std::string value = std::visit(Writer{}, fields[i].target);
+            const bool timing = fields[i].name == "interval" || fields[i].name == "deadline";
+            if (timing || value != std::visit(Writer{}, plain[i].target)) {
+                out += std::string(fields[i].name) + " = " + value + "\n";
+            }
+        }
+    }
+}
+
+PollSettings default_poll(std::string method, std::string topic, std::string mapper) {
+    PollSettings poll;
+    poll.name = method;
+    poll.method = std::move(method);
+    poll.topic = std::move(topic);
+    poll.mapper = std::move(mapper);
+    return poll;
+}
+
+std::vector<PollSettings> default_polls() {
+    std::vector<PollSettings> polls;
+    polls.push_back(default_poll("system.status", "system.status", "system"));
+    polls.back().params = "{}";
+    polls.push_back(default_poll("compression.queue.running", "compression.update", "jobs"));
+    polls.back().params = R"({"include_pending":true,"limit":50})";
+    polls.back().error_code = "COMPRESSION_JOBS_FAILED";
+    polls.push_back(default_poll("agents.list", "agent.status", "agents"));
+    polls.back().params = "{}";
+    polls.back().error_code = "AGENT_STATUS_FAILED";
+    polls.push_back(default_poll("storage.pools.list", "storage.update", "storage"));
+    polls.back().key = "pools";
+    polls.push_back(default_poll("storage.disks.list", "storage.update", "storage"));
+    polls.back().key = "disks";
+    polls.push_back(default_poll("agents.scheduler.metrics", "scheduler.metrics", "as_is"));
+    polls.push_back(default_poll("agents.recovery.status", "recovery.status", "as_is"));
+    polls.push_back(default_poll("agents.tuning.status", "tuning.status", "as_is"));
+    return polls;
+}
+
+}  // namespace
+
+Settings default_settings() {
+    Settings settings;
+    settings.producer.polls = default_polls();
+    fill_in(settings);
+    return settings;
+}
+
+Result<Settings> parse_settings(std::string_view text, const std::string& name,
+                                const Environment& environment, std::vector<std::string>& notes,
+                                const std::function<void(Settings&)>& command_line) {
+    Settings settings = default_settings();
+    Problems problems(name);
+    FileReader file(settings, problems);
+    try {
+        file.read(toml::parse(text, name));
+    } catch (const toml::parse_error& error) {
+        problems.at(error.source().begin.line, std::string(error.description()));
+        return problems.error();  // Not TOML: nothing else can be told.
+    }
+    apply_environment(environment, settings, problems, notes);
+    if (command_line) {
+        command_line(settings);
+    }
+    check_rules(settings, file, problems, notes);
+    if (!problems.none()) {
+        return problems.error();
+    }
+    fill_in(settings);
+    return settings;
+}
+
+Result<Settings> load_settings(const std::string& path, const Environment& environment,
+                               std::vector<std::string>& notes,
+                               const std::function<void(Settings&)>& command_line) {
+    std::string text;
+    if (!path.empty()) {
+        std::ifstream file(path, std::ios::binary);
+        if (file) {
+            text.resize(kFileBytesMax + 1);
+            file.read(text.data(), static_cast<std::streamsize>(text.size()));
+            text.resize(static_cast<std::size_t>(file.gcount()));
+        }
+        if (!file.eof() || file.bad()) {
+            return text.size() > kFileBytesMax
+                       ? Error{Errc::kTooLarge, path + ": is longer than 1 MiB"}
+                       : Error{Errc::kNotFound, path + ": cannot be read: " + std::strerror(errno)};
+        }
+    }
+    return parse_settings(text, path, environment, notes, command_line);
+}
+
+std::string default_config_text() {
+    Settings settings = default_settings();
+    std::string out;
+    for (const Section& section : schema(settings)) {
+        append_section(out, section);
+        if (section.path == "producer.transport_breaker") {
+            append_polls(out, settings.producer.polls);
+        }
+    }
+    return out;
+}
+
+std::string engine_base(std::string_view url) {
+    const auto trim_slashes = [&] {
+        while (!url.empty() && url.back() == '/') {
+            url.remove_suffix(1);
+        }
+    };
+    trim_slashes();
+    constexpr std::string_view kRpc = "/rpc";
+    if (url.size() > kRpc.size() && url.substr(url.size() - kRpc.size()) == kRpc) {
+        url.remove_suffix(kRpc.size());
+        trim_slashes();
+    }
+    return std::string(url);
+}
 
 }  // namespace sigmacast
