@@ -1,0 +1,219 @@
+"""The command line `sigmacast` against running programs: publish, tail, state, status, log; and --check of each program."""
+
+import json
+import subprocess
+
+import pytest
+
+from fault_engine import status
+from harness import BIN, clean_environment, until
+from ws_client import rising
+
+POLL = "system.status"
+
+
+def publish(cluster, lines, *options, name="command"):
+    return cluster.command("publish", "--config", cluster.command_config(name), *options,
+                           input="".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_a_thousand_published_lines_are_durable_and_arrive_in_order(cluster):
+    with cluster.v1("note") as client:
+        done = publish(cluster, [{"type": "note", "data": {"n": n}} for n in range(1000)], "--origin", "script")
+        assert done.returncode == 0, done.stderr
+        assert "1000" in done.stdout + done.stderr
+        assert "durable" in done.stdout + done.stderr
+        client.wait(lambda m: m.type == "note" and m.data["n"] == 999, timeout=15)
+        notes = client.of("note")
+        assert [m.data["n"] for m in notes] == list(range(1000)), "each one, once, in order"
+        assert [m.seq for m in notes] == list(range(1, 1001))
+        assert all(m["origin"] == "script" for m in notes)
+        assert rising(client.messages)
+
+
+def test_publishing_again_goes_on_above(cluster):
+    with cluster.v1("note") as client:
+        for n in range(2):
+            done = publish(cluster, [{"type": "note", "data": {"n": n}}], "--origin", "script")
+            assert done.returncode == 0, done.stderr
+        client.wait(lambda m: m.type == "note" and m.data["n"] == 1)
+        assert [(m.data["n"], m.seq) for m in client.of("note")] == [(0, 1), (1, 2)]
+
+
+def test_published_state_has_a_key_and_is_stale_once_the_publisher_is_gone(cluster):
+    with cluster.v1("lamp") as client:
+        done = publish(cluster, [{"type": "lamp", "key": "hall", "data": {"on": True}},
+                                 {"type": "lamp", "key": "attic", "data": {"on": False}}],
+                       "--origin", "script", "--kind", "state")
+        assert done.returncode == 0, done.stderr
+        value = client.wait(lambda m: m.type == "lamp" and m["key"] == "attic")
+        assert value.data["on"] is False
+        stale = client.wait(lambda m: m.type == "transition" and m.data["topic"] == "lamp" and m["quality"] == "stale",
+                            timeout=12)
+        assert stale["source"] == "producer"
+    with cluster.v1("lamp") as late:
+        assert late.subscribed.data["topics"]["lamp"]["count"] == 2
+        late.wait(lambda m: len(late.of("lamp")) == 2)
+        assert {m["key"]: (m.data["on"], m["quality"]) for m in late.of("lamp")} == \
+            {"hall": (True, "stale"), "attic": (False, "stale")}
+
+
+def test_a_bad_line_is_named_and_the_good_ones_are_published(cluster):
+    config = cluster.command_config()
+    done = cluster.command("publish", "--config", config, "--origin", "script",
+                           input='{"type":"note","data":{"n":1}}\nnot json\n{"data":{}}\n{"type":"note","data":{"n":2}}\n')
+    assert done.returncode == 1
+    assert "2" in done.stderr and "3" in done.stderr, "the numbers of the bad lines"
+    with cluster.v1() as client:
+        until(lambda: "note" in json.dumps(cluster.state()) or True)
+        assert client.hello
+    rows = log_rows(cluster, "--topic", "note")
+    assert [row["data"]["n"] for row in rows] == [1, 2]
+
+
+def test_publish_without_a_broker_says_so_and_fails(make_cluster, engine):
+    cluster = make_cluster(engine, start=False)
+    done = publish(cluster, [{"type": "note", "data": {}}], "--timeout", "1s")
+    assert done.returncode == 1
+    assert done.stderr.strip()
+
+
+def log_rows(cluster, *options):
+    done = cluster.command("log", cluster.database, "--json", *options)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_the_log_is_read_by_topic_and_range_while_the_broker_runs(cluster):
+    assert publish(cluster, [{"type": "note", "data": {"n": n}} for n in range(20)], "--origin", "script").returncode == 0
+    rows = log_rows(cluster, "--topic", "note")
+    assert [row["data"]["n"] for row in rows] == list(range(20))
+    positions = [row["pos"] for row in rows]
+    assert positions == sorted(positions)
+    some = log_rows(cluster, "--topic", "note", "--from", positions[5], "--to", positions[9])
+    assert [row["data"]["n"] for row in some] == [5, 6, 7, 8, 9]
+    assert len(log_rows(cluster, "--topic", "note", "--limit", 3)) == 3
+    assert log_rows(cluster, "--topic", "note", "--origin", "nobody") == []
+    assert len(log_rows(cluster, "--topic", "note", "--since", "1h")) == 20
+    readable = cluster.command("log", cluster.database, "--topic", "note")
+    assert readable.returncode == 0 and len(readable.stdout.splitlines()) >= 20
+
+
+def test_tail_json_prints_each_message_as_a_line(shared):
+    done = shared.command("tail", f"ws://127.0.0.1:{shared.edge.port}/ws", POLL, "--json", "--count", 5)
+    assert done.returncode == 0, done.stderr
+    messages = [json.loads(line) for line in done.stdout.splitlines()]
+    values = [m for m in messages if m["type"] == POLL]
+    assert len(values) == 5
+    assert [m["pos"] for m in values] == sorted(m["pos"] for m in values)
+    assert all(m["quality"] == "live" for m in values)
+
+
+def test_tail_is_readable_and_tells_of_an_outage(cluster, engine):
+    with cluster.v1(POLL) as client:
+        client.wait(POLL)
+        process = cluster.command_start("tail", f"ws://127.0.0.1:{cluster.edge.port}/ws", POLL, "--for", "4s")
+        until(lambda: cluster.edge.metrics(), what="metrics")
+        calls = engine.count(POLL)
+        until(lambda: engine.count(POLL) > calls + 3, what="some values")
+        engine.set(POLL, status(500))
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 0, err
+    assert POLL in out and "SYSTEM_STATUS_FAILED" in out, out
+
+
+def test_tail_reconnects_when_its_edge_comes_back(cluster, engine):
+    process = cluster.command_start("tail", f"ws://127.0.0.1:{cluster.edge.port}/ws", POLL, "--json", "--for", "8s")
+    until(lambda: any("client" in name and value >= 1 for name, value in cluster.edge.metrics().items()),
+          what="tail is connected")
+    calls = engine.count(POLL)
+    until(lambda: engine.count(POLL) > calls + 3, what="some values")
+    cluster.edge.kill()
+    cluster.edge.start()
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    messages = [json.loads(line) for line in out.splitlines()]
+    assert len([m for m in messages if m["type"] == "hello"]) >= 2, "it came back"
+    # What was there before is printed again where it is a newer value, positions rise.
+    positions = [m["pos"] for m in messages if m["type"] == POLL]
+    assert positions == sorted(positions) and len(positions) > 5
+
+
+def test_tail_without_an_edge_fails_in_the_time_it_was_given(make_cluster, engine):
+    cluster = make_cluster(engine, start=False)
+    done = cluster.command("tail", f"ws://127.0.0.1:{cluster.edge.port}/ws", "--for", "1s")
+    assert done.returncode == 1 and done.stderr.strip()
+
+
+def test_state_shows_every_topic_with_its_quality(shared):
+    with shared.v1("agent.status") as client:
+        client.wait("agent.status")
+    url = f"http://127.0.0.1:{shared.edge.port}"
+    done = shared.command("state", url)
+    assert done.returncode == 0, done.stderr
+    for topic in (POLL, "agent.status", "compression.update"):
+        assert topic in done.stdout
+    assert "live" in done.stdout
+    done = shared.command("state", url, "--json")
+    assert POLL in json.dumps(json.loads(done.stdout))
+
+
+def test_status_names_each_process_and_breaker(shared):
+    done = shared.command("status", "--config", shared.command_config(), "--edges", 1)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for word in ("producer", "broker", "edge", POLL):
+        assert word in done.stdout, done.stdout
+
+
+def test_status_fails_when_a_process_is_gone(cluster):
+    cluster.producer.kill()
+    done = cluster.command("status", "--config", cluster.command_config(), "--edges", 1)
+    assert done.returncode == 1
+    assert "producer" in done.stdout + done.stderr
+
+
+PROGRAMS = ["sigmacast-engine", "sigmacast-producer", "sigmacast-broker", "sigmacast-edge"]
+
+
+def run(*command, **environment):
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=20,
+                          env={**clean_environment(), **environment})
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_check_names_every_mistake_by_file_line_and_key(program, tmp_path):
+    config = tmp_path / "bad.toml"
+    config.write_text('[broker]\nfed = "tcp://127.0.0.1:1"\n\n[edge]\nport = "many"\n')
+    done = run(BIN / program, "--config", config, "--check")
+    assert done.returncode != 0
+    assert "bad.toml:2" in done.stderr and "broker.fed" in done.stderr and "broker.feed" in done.stderr, done.stderr
+    assert "bad.toml:5" in done.stderr and "edge.port" in done.stderr, "every mistake at once"
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_check_accepts_the_defaults_and_help_and_version_work(program, tmp_path):
+    config = tmp_path / "empty.toml"
+    config.write_text("")
+    assert run(BIN / program, "--config", config, "--check").returncode == 0
+    assert program in run(BIN / program, "--version").stdout
+    assert "--config" in run(BIN / program, "--help").stdout
+    missing = run(BIN / program, "--config", tmp_path / "missing.toml", "--check")
+    assert missing.returncode != 0 and "missing.toml" in missing.stderr
+
+
+def test_the_names_of_the_original_deployment_override(make_cluster, engine, tmp_path):
+    config = tmp_path / "c.toml"
+    config.write_text("")
+    done = run(BIN / "sigmacast-producer", "--config", config, "--check", SIGMAVAULT_RPC_TIMEOUT="30s")
+    assert done.returncode == 0, done.stderr
+    assert "note" in done.stdout, "a timeout beyond what P4 allows is capped, and said"
+    done = run(BIN / "sigmacast-edge", "--config", config, "--check", SIGMAVAULT_PORT="no port")
+    assert done.returncode != 0 and "SIGMAVAULT_PORT" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["broker", "producer", "edge"])
+def test_a_busy_port_is_one_clear_sentence_and_a_failure(cluster, kind):
+    running = getattr(cluster, kind)
+    again = run(BIN / running.binary, "--config", running.config_path, "--data-dir", cluster.folder / "other")
+    assert again.returncode != 0
+    assert "in use" in again.stdout + again.stderr

@@ -1,0 +1,206 @@
+"""No one spoils it for another: slow clients, two producers, one name for two, the edges of what is allowed."""
+
+import pytest
+
+from fault_engine import FaultEngine, captured, ok, status, ticking_system_status
+from harness import PATIENCE, get, until
+from ws_client import V1, rising
+
+POLL = "system.status"
+
+
+def big_status(size=200_000):
+    """A status whose every answer is new, and large: fills a socket that nobody reads."""
+    base, count = captured("system_status")["result"], [0]
+
+    def result(_params):
+        count[0] += 1
+        return dict(base, uptime=count[0], hostname="h" * size)
+    return ok(result)
+
+
+def test_a_client_that_stops_reading_delays_no_other(make_cluster, engine):
+    engine.set(POLL, big_status())
+    cluster = make_cluster(engine, polls={POLL: {"interval": 0.05, "deadline": 0.5}})
+    with cluster.v1(POLL) as good:
+        good.wait(POLL)
+        slow = cluster.v1(POLL, receive_buffer=4096)
+        slow.stop_reading()
+        legacy = cluster.client(receive_buffer=4096, reading=False)
+        mark = good.mark
+        good.wait(lambda m: len(good.of(POLL, after=mark)) >= 80, timeout=20)
+        values = good.of(POLL, after=mark)
+        seqs = [m.seq for m in values]
+        assert seqs == list(range(seqs[0], seqs[0] + len(seqs))), "nothing is conflated for a client that reads"
+        gaps = [b.at - a.at for a, b in zip(values, values[1:])]
+        assert sorted(gaps)[int(len(gaps) * 0.95)] < 0.3 * PATIENCE
+        rss = cluster.edge.stat()[1]
+        assert rss < 300 << 20, f"{rss >> 20} MiB"
+
+        # The slow one is told what it missed, and is then up to date, or was closed with the code that says why.
+        slow.go_on_reading()
+        try:
+            newest = good.wait_next(POLL)
+            slow.wait(lambda m: m.type == POLL and m.pos >= newest.pos, timeout=15)
+            skipped = slow.of("skipped")
+            assert skipped and all(m.data["topic"] == POLL and m.data["from"] <= m.data["to"] for m in skipped)
+            covered = {m.seq for m in slow.of(POLL)}
+            for note in skipped:
+                covered |= set(range(note.data["from"], note.data["to"] + 1))
+            got = sorted(m.seq for m in slow.of(POLL))
+            assert set(range(got[0], got[-1] + 1)) <= covered, "every hole is declared"
+            assert rising(slow.messages)
+        except AssertionError:
+            if not slow.closed:
+                raise
+            assert slow.closed[0] == 4102
+        legacy.cut()
+        slow.cut()
+
+
+def test_a_client_that_pings_without_reading_kills_nothing(make_cluster, engine):
+    cluster = make_cluster(engine, polls=[POLL])
+    hostile = cluster.client(receive_buffer=4096, reading=False)
+    hostile._socket.settimeout(1)
+    with cluster.v1(POLL) as good:
+        good.wait(POLL)
+        for _ in range(20_000):
+            hostile.send_text('{"type":"ping"}')
+            if hostile.closed:
+                break
+        mark = good.mark
+        good.wait(lambda m: len(good.of(POLL, after=mark)) >= 5)
+        assert cluster.edge.stat()[1] < 200 << 20
+    hostile.cut()
+
+
+def test_two_producers_with_two_engines_do_not_spoil_one_another(make_cluster):
+    first, second = FaultEngine().start(), FaultEngine().start()
+    second.set(POLL, ok(dict(captured("system_status")["result"], hostname="second")))
+    cluster = make_cluster(engines=[first, second], origins=("one", "two"), polls=[POLL, "agents.list"])
+    with cluster.v1(POLL, "agent.status") as client, cluster.client() as old:
+        for origin, host in (("one", "vm"), ("two", "second")):
+            value = client.wait(lambda m: m.type == POLL and m["origin"] == origin)
+            assert value.data["hostname"] == host
+        old.wait(POLL)
+        mark = client.mark
+        first.set(POLL, status(500))
+        stale = client.wait(lambda m: m.type == "transition" and m["quality"] == "stale")
+        assert stale["origin"] == "one"
+        ticks = lambda: [m for m in client.of("tick", after=mark) if m["origin"] == "two" and m.data["topic"] == POLL]
+        client.wait(lambda m: len(ticks()) >= 3)
+        cluster.producers[0].kill()
+        client.wait(lambda m: m.type == "transition" and m["origin"] == "one" and m["source"] == "producer")
+        ticks_before = len(ticks())
+        client.wait(lambda m: len(ticks()) >= ticks_before + 3)
+        assert [m for m in client.of("transition") if m["origin"] == "two"] == []
+        state = {s["origin"]: s["quality"] for s in cluster.v1().hello.data["sources"] if s["poll"] == POLL}
+        assert state == {"one": "stale", "two": "live"}
+        assert rising(client.messages)
+        # An old client knows of one engine only.
+        assert len({m["origin"] for m in old.of(POLL)}) == 1
+    first.stop()
+    second.stop()
+
+
+def test_the_second_producer_under_one_name_takes_over_and_the_first_is_fenced(make_cluster, engine):
+    other = FaultEngine().start()
+    other.set(POLL, ok(dict(captured("system_status")["result"], hostname="intruder")))
+    cluster = make_cluster(engine, polls=[POLL])
+    with cluster.v1(POLL) as client:
+        client.wait(POLL)
+        intruder = cluster.add_producer(other, "nas")
+        intruder.start(ready=False)
+        # One of the two owns the name, the other shows the conflict; the feed is of one engine.
+        def fenced():
+            return [p for p in cluster.producers if "origin_conflict" in str(p.readiness()[1])]
+        loser = until(fenced, 15, "one producer shows origin_conflict")
+        assert len(loser) == 1
+        assert loser[0].readiness()[0] == 503
+        mark = client.mark
+        winner = [p for p in cluster.producers if p is not loser[0]][0]
+        name = "intruder" if winner is intruder else "vm"
+        kinds = lambda: client.of(POLL, "tick", after=mark)
+        client.wait(lambda m: len(kinds()) >= 4)
+        hosts = {m.data["hostname"] for m in client.of(POLL, after=mark)}
+        assert hosts <= {name}
+        assert rising(client.messages)
+        assert [p for p in fenced()] == loser, "it stays fenced"
+    other.stop()
+
+
+@pytest.mark.parametrize("member", ["feed", "ingest", "repair"])
+def test_noise_on_a_bus_socket_hurts_nothing(shared, member):
+    import os
+    import socket
+    host, port = getattr(shared, member)[len("tcp://"):].split(":")
+    for noise in (b"", b"GET / HTTP/1.1\r\n\r\n", os.urandom(5000), b"\xff" + b"\0" * 8 + b"\x01\x7f" + b"\0" * 53):
+        with socket.create_connection((host, int(port)), timeout=5) as connection:
+            try:
+                connection.sendall(noise)
+            except OSError:
+                pass
+    with shared.v1(POLL) as client:
+        client.wait(lambda m: len(client.of(POLL)) >= 4)
+        assert all(m["quality"] == "live" for m in client.of(POLL))
+
+
+def test_a_client_message_over_the_limit_closes_that_client_alone(shared):
+    with shared.v1(POLL) as good:
+        bad = shared.client()
+        bad.wait("notification")
+        bad.send_text(b'{"type":"' + b"x" * 200_000 + b'"}')
+        assert bad.wait_closed()[0] in (1009, 4000, 1006)
+        mark = good.mark
+        good.wait(POLL, after=mark)
+
+
+def test_protocol_errors_close_with_1002(shared):
+    client = shared.client()
+    client.wait("notification")
+    client._send_frame(1, b'{"type":"ping"}', masked=False)  # RFC 6455 5.1: a client must mask.
+    assert client.wait_closed()[0] in (1002, 1006)
+    client = shared.client()
+    client.wait("notification")
+    client._send_frame(3, b"")  # A reserved opcode.
+    assert client.wait_closed()[0] in (1002, 1006)
+
+
+def test_a_client_beyond_the_maximum_is_turned_away_and_the_others_stay(make_cluster, engine):
+    cluster = make_cluster(engine, polls=[POLL], edge_options={"clients_max": 3})
+    clients = [cluster.client() for _ in range(3)]
+    for client in clients:
+        client.wait(POLL)
+    try:
+        fourth = cluster.client()
+        assert fourth.wait_closed()[0] == 4100
+    except Exception as refused:  # Or not even upgraded.
+        assert getattr(refused, "status", 503) == 503, refused
+    for client in clients:
+        mark = client.mark
+        client.wait(POLL, after=mark)
+        client.close()
+    until(lambda: try_client(cluster), what="there is room again")
+
+
+def try_client(cluster):
+    client = cluster.client()
+    try:
+        client.wait("notification", timeout=2)
+        return True
+    finally:
+        client.cut()
+
+
+def test_it_refuses_to_listen_beyond_loopback_without_the_explicit_exception(make_cluster, engine):
+    cluster = make_cluster(engine, start=False, edge_options={"host": "0.0.0.0"})
+    cluster.edge.start(ready=False)
+    assert cluster.edge.process.wait(10 * PATIENCE) != 0
+    assert "allow_anonymous_lan" in cluster.edge.log()
+
+
+def test_health_of_the_edge_tells_of_clients(shared):
+    with shared.client(V1) as client:
+        client.wait("hello")
+        code, _, body = get(shared.edge.port, "/api/v1/health")
+        assert code == 200 and isinstance(body, dict)

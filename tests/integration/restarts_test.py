@@ -1,0 +1,220 @@
+"""Each process killed, frozen and restarted: the feed goes on, positions never go back, age stays true."""
+
+import time
+
+from fault_engine import FaultEngine, status
+from harness import INTERVAL, PATIENCE, get, parse_time, until
+from ws_client import rising
+
+POLL = "system.status"
+
+
+def live(m):
+    return m.type == POLL and m["quality"] == "live"
+
+
+def transition(quality, reason=None, source=None):
+    return lambda m: (m.type == "transition" and m["quality"] == quality and (reason is None or m["reason"] == reason)
+                      and (source is None or m["source"] == source))
+
+
+def comparable(data):
+    return {k: v for k, v in data.items() if k not in ("timestamp", "stale", "error_code", "last_update")}
+
+
+def test_a_killed_producer_is_noticed_and_a_restarted_one_goes_on_above(make_cluster, engine):
+    cluster = make_cluster(engine, polls=[POLL, "agents.list"])
+    with cluster.v1(POLL, "agent.status") as client:
+        client.wait(live)
+        cluster.producer.kill()
+        killed = time.monotonic()
+        stale = client.wait(lambda m: transition("stale")(m) and m.data["topic"] == POLL)
+        last = [m for m in client.of(POLL) if m.pos < stale.pos][-1]
+        assert stale["source"] == "producer" and stale["reason"] in ("PRODUCER_SILENT", "POLL_SILENT")
+        assert stale.at - killed < 2 * INTERVAL + 2 + 0.6 * PATIENCE, "2 x interval + 2 s from the last report"
+        assert abs(parse_time(stale["as_of"]) - parse_time(last["as_of"])) < 0.001
+        cluster.producer.start()
+        client.wait(lambda m: transition("live")(m) and m.data["topic"] == POLL, after=client.messages.index(stale))
+        fresh = client.wait(live, after=client.messages.index(stale))
+        assert fresh.seq > stale.seq and fresh.pos > stale.pos
+        client.wait(lambda m: transition("live")(m) and m.data["topic"] == "agent.status")
+        assert rising(client.messages)
+        assert len({m["epoch"] for m in client.messages if m.get("epoch")}) == 1
+
+
+def test_a_frozen_producer_is_stale_within_its_bound_and_comes_back(make_cluster, engine):
+    cluster = make_cluster(engine, polls=[POLL])
+    with cluster.v1(POLL) as client:
+        client.wait(live)
+        cluster.producer.freeze()
+        frozen = time.monotonic()
+        stale = client.wait(transition("stale", source="producer"))
+        assert stale.at - frozen < 2 * INTERVAL + 2 + 0.6 * PATIENCE
+        cluster.producer.thaw()
+        client.wait(transition("live"), after=client.messages.index(stale))
+        client.wait(live, after=client.messages.index(stale))
+        assert rising(client.messages)
+
+
+def test_a_killed_broker_is_told_by_the_edge_which_goes_on_serving(make_cluster, engine):
+    cluster = make_cluster(engine, polls=[POLL, "agents.list"])
+    with cluster.v1(POLL, "agent.status") as client, cluster.client() as old:
+        client.wait(live)
+        client.wait("agent.status")
+        old.wait("agent.status")
+        cluster.broker.kill()
+        killed = time.monotonic()
+        stale = client.wait(lambda m: transition("stale", "BROKER_UNREACHABLE", "uplink")(m) and m.data["topic"] == POLL)
+        last = client.of(POLL)[-1]
+        assert stale.at - killed < 3.5 + 0.5 * (PATIENCE - 1), "three missed heads"
+        client.wait(lambda m: transition("stale", "BROKER_UNREACHABLE")(m) and m.data["topic"] == "agent.status")
+        rendered = old.wait(lambda m: m.type == POLL and m.data.get("error_code") == "BROKER_UNREACHABLE")
+        assert rendered.data["last_update"] == last["as_of"]
+        assert comparable(rendered.data) == comparable(last.data)
+        # And go on at the cadence, with the age growing.
+        old.wait(lambda m: len([s for s in old.of(POLL) if s.data["stale"]]) >= 3, what="three stale renderings")
+        # A newcomer is served from what the edge has, marked.
+        with cluster.v1(POLL) as late:
+            value = late.wait(POLL)
+            assert value["quality"] == "stale" and value["reason"] == "BROKER_UNREACHABLE"
+            assert comparable(value.data) == comparable(last.data) and value["pos"] == last["pos"]
+            assert late.hello.data["sources"][0]["quality"] == "stale"
+        assert [m["reason"] for m in client.all(transition("stale")) if m.data["topic"] == POLL] == \
+            ["BROKER_UNREACHABLE"], "told once"
+
+
+def test_a_restarted_broker_keeps_state_positions_and_epoch(make_cluster, engine):
+    cluster = make_cluster(engine, polls=[POLL, "agents.list"])
+    with cluster.v1(POLL, "agent.status") as client:
+        client.wait(live)
+        client.wait("agent.status")
+        for _ in range(2):
+            mark = client.mark
+            cluster.broker.kill()
+            last = client.wait(POLL) and client.of(POLL)[-1]
+            cluster.broker.start()
+            fresh = client.wait(live, after=mark + 1, timeout=15)
+            fresh = client.wait(lambda m: live(m) and m.pos > last.pos, after=mark, timeout=15)
+            assert fresh["epoch"] == client.hello.data["epoch"], "the same log"
+            until(lambda: all(s["quality"] == "live" for s in sources(cluster).values()), 15, "every source is live")
+        assert rising(client.messages)
+
+
+def sources(cluster, edge=0):
+    with cluster.v1(edge=edge) as client:
+        return {s["poll"]: s for s in client.hello.data["sources"] if s["poll"]}
+
+
+def test_a_broker_that_starts_alone_calls_everything_stale_with_the_true_as_of(make_cluster, engine):
+    cluster = make_cluster(engine, polls=[POLL, "agents.list"])
+    with cluster.v1(POLL, "agent.status") as client:
+        client.wait(live)
+        client.wait("agent.status")
+        engine.set_all(status(500))  # The last good answers are known now, exactly.
+        client.wait(lambda m: transition("stale")(m) and m.data["topic"] == POLL)
+        agents = client.wait(lambda m: transition("stale")(m) and m.data["topic"] == "agent.status")
+        last_value, last_agents = client.of(POLL)[-1], client.of("agent.status")[-1]
+        newest = client.of(POLL, "transition")[-1]
+    cluster.kill_all()
+    cluster.broker.start(ready=False)
+    cluster.edge.start(ready=False)
+    until(lambda: get(cluster.edge.port, "/api/v1/health")[0] and True, 10, "the edge serves")
+    until(lambda: "system.status" in sources(cluster), 10, "the edge has the broker's snapshot")
+    with cluster.v1(POLL, "agent.status") as late, cluster.client() as old:
+        value = late.wait(POLL)
+        assert value["quality"] == "stale" and value["reason"], value.text
+        assert value["as_of"] == last_value["as_of"], "exact, through the death of every process"
+        assert value.pos == last_value.pos and value.seq == last_value.seq
+        assert comparable(value.data) == comparable(last_value.data)
+        value = late.wait("agent.status")
+        assert value["as_of"] == agents["as_of"], "the last confirmation, not the last change"
+        assert comparable(value.data) == comparable(last_agents.data)
+        rendered = old.wait(POLL)
+        assert rendered.data["stale"] is True and rendered.data["last_update"] == last_value["as_of"]
+        assert comparable(rendered.data) == comparable(last_value.data)
+        assert rendered.data["error_code"]
+        assert late.hello.data["pos"] >= newest.pos, "positions never go back"
+
+
+def test_the_last_known_good_serves_live_again_after_everything_was_killed(make_cluster, engine):
+    cluster = make_cluster(engine, polls=[POLL])
+    with cluster.v1(POLL) as client:
+        last = client.wait(live)
+    cluster.kill_all()
+    cluster.start()
+    with cluster.v1(POLL) as client:
+        fresh = client.wait(lambda m: live(m) and m.pos > last.pos)
+        assert fresh.seq > last.seq and fresh["epoch"] == last["epoch"]
+
+
+def test_a_killed_edge_is_ready_within_a_second_of_its_restart(make_cluster, engine):
+    cluster = make_cluster(engine, edges=2)
+    with cluster.v1(POLL, edge=1) as other:
+        other.wait(live)
+        cluster.edge.kill()
+        mark = other.mark
+        cluster.edge.start(ready=False)
+        took = cluster.edge.wait_ready()
+        assert took < 1.0 * PATIENCE, f"{took:.2f} s"
+        with cluster.v1(POLL) as client:
+            value = client.wait(live)
+            assert value["epoch"] == other.hello.data["epoch"]
+        gaps = [b.at - a.at for a, b in zip(other.of(POLL, after=mark), other.of(POLL, after=mark)[1:])]
+        assert not gaps or max(gaps) < 1.0 * PATIENCE, "the other edge's clients notice nothing"
+
+
+def test_two_edges_serve_the_same_events_with_the_same_positions(make_cluster, engine):
+    cluster = make_cluster(engine, edges=2)
+    with cluster.v1(POLL, "rpc_error", edge=0) as one, cluster.v1(POLL, "rpc_error", edge=1) as two:
+        one.wait(live), two.wait(live)
+        engine.set(POLL, status(500))
+        for client in (one, two):
+            client.wait(transition("stale"))
+            client.wait("rpc_error")
+        engine.heal()
+        for client in (one, two):
+            client.wait(transition("live"))
+            client.wait(lambda m: len(client.of(POLL)) >= 8)
+        # `replay` and the snapshot differ; compare what both got live.
+        begin = max(min(m.pos for m in c.messages if m.pos and m.type != "hello") for c in (one, two))
+        end = min(max(m.pos for m in c.messages if m.pos and m.type not in ("hello", "heartbeat")) for c in (one, two))
+        got = [[(m.type, m.pos, m.seq, m.get("key"), comparable(m.data)) for m in c.messages
+                if m.pos and begin < m.pos <= end and m.type in (POLL, "rpc_error", "transition")] for c in (one, two)]
+        assert got[0] == got[1] and len(got[0]) >= 5
+        assert one.hello.data["epoch"] == two.hello.data["epoch"]
+
+
+def test_an_edge_that_is_added_serves_the_same_while_the_others_go_on(make_cluster, engine):
+    cluster = make_cluster(engine)
+    with cluster.v1(POLL) as client:
+        client.wait(live)
+        cluster.add_edge().start()
+        with cluster.v1(POLL, edge=1) as new:
+            value = new.wait(live)
+            same = client.wait(lambda m: m.pos == value.pos)
+            assert comparable(same.data) == comparable(value.data)
+        assert client.all(transition("stale")) == []
+
+
+def test_an_edge_without_a_broker_says_so(make_cluster):
+    engine = FaultEngine()
+    cluster = make_cluster(engine, start=False)
+    cluster.edge.start(ready=False)
+    until(lambda: get(cluster.edge.port, "/api/v1/health")[0] in (200, 503), 10, "the edge listens")
+    assert get(cluster.edge.port, "/api/v1/ready")[0] == 503
+    with cluster.client() as old:
+        old.wait("notification")
+
+
+def test_a_frozen_broker_is_told_and_taken_back(make_cluster, engine):
+    cluster = make_cluster(engine, polls=[POLL])
+    with cluster.v1(POLL) as client:
+        client.wait(live)
+        cluster.broker.freeze()
+        frozen = time.monotonic()
+        stale = client.wait(transition("stale", "BROKER_UNREACHABLE"))
+        assert stale.at - frozen < 3.5 + 0.5 * (PATIENCE - 1)
+        cluster.broker.thaw()
+        client.wait(transition("live"), after=client.messages.index(stale))
+        client.wait(live, after=client.messages.index(stale))
+        assert rising([m for m in client.messages if m.type != "transition" or m.pos])
