@@ -467,7 +467,9 @@ void Hub::step(Upstream::PollUpdate& update, Now now) {
         update.state.age = known ? known->state.age : Age{};
         update.state.age.as_of = report.as_of ? report.as_of : update.state.age.as_of;
         if (report.ok) {
-            update.state.age = Age{.quality = Quality::kLive, .as_of = report.as_of};
+            update.state.age = Age{};
+            update.state.age.quality = Quality::kLive;
+            update.state.age.as_of = report.as_of;
         }
     }
     const bool is_new = known == nullptr;

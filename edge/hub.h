@@ -134,8 +134,7 @@ class Hub {
     std::vector<Session*> touched_;
     std::vector<std::string> dropped_;  // Client ids to be told to the others.
     std::string legacy_origin_;
-    std::map<const Cache::Poll*, Mono>
-        renderings_;  // When each poll of the legacy origin is due again.
+    std::map<const Cache::Poll*, Rendering> renderings_;  // Of the legacy origin's polls.
     std::uint64_t bookmark_ = 0;
     bool snapshot_seen_ = false;
     Mono next_heartbeat_check_{};

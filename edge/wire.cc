@@ -33,8 +33,9 @@ using error_code = boost::system::error_code;
 constexpr std::string_view kSubprotocol = "sigmacast.v1.json";
 constexpr Millis kSweep{500};
 
-/// The layer below Beast's WebSocket: reads pass through, writes go to the outbox. A write completes when its bytes have
-/// left, so that a peer that floods pings and does not read stops being read from.
+/// The layer below Beast's WebSocket: reads pass through, writes go to the outbox. A write
+/// completes when its bytes have left, so that a peer that floods pings and does not read stops
+/// being read from.
 class OutboxStream {
  public:
     using executor_type = tcp::socket::executor_type;
@@ -48,8 +49,8 @@ class OutboxStream {
     const tcp::socket& next_layer() const { return socket_; }
     Outbox& outbox() { return outbox_; }
 
-    std::weak_ptr<void> owner;       // Kept alive while the socket is waited for.
-    std::function<void()> on_room;   // The outbox was full and has room again.
+    std::weak_ptr<void> owner;      // Kept alive while the socket is waited for.
+    std::function<void()> on_room;  // The outbox was full and has room again.
 
     template <class Buffers, class Handler>
     auto async_read_some(const Buffers& buffers, Handler&& handler) {
@@ -119,11 +120,11 @@ class OutboxStream {
         const std::size_t n = bytes->size();
         auto handler = std::make_shared<Token>(std::move(token));
         const bool taken = !failed_ && outbox_.append(std::move(bytes));
-        pending_.push_back({outbox_.appended(), [handler, n, this](error_code ec) {
-                                asio::post(socket_.get_executor(),
-                                           beast::bind_handler(std::move(*handler), ec,
-                                                               ec ? std::size_t{0} : n));
-                            }});
+        pending_.push_back(
+            {outbox_.appended(), [handler, n, this](error_code ec) {
+                 asio::post(socket_.get_executor(),
+                            beast::bind_handler(std::move(*handler), ec, ec ? std::size_t{0} : n));
+             }});
         if (!taken) {
             complete(asio::error::broken_pipe);
             return;
@@ -163,7 +164,8 @@ class OutboxStream {
     bool failed_ = false;
 };
 
-/// Found by Beast when a WebSocket ends: the close frame has left by then, since its write has completed.
+/// Found by Beast when a WebSocket ends: the close frame has left by then, since its write has
+/// completed.
 template <class Handler>
 void async_teardown(beast::role_type role, OutboxStream& stream, Handler&& handler) {
     websocket::async_teardown(role, stream.next_layer(), std::forward<Handler>(handler));
@@ -204,7 +206,8 @@ bool same_text(std::string_view a, std::string_view b) {
 http::Response refusal(int status, std::string_view message) {
     http::Response response;
     response.status = status;
-    response.body = "{\"code\":" + std::to_string(status) + ",\"error\":\"" + std::string(message) + "\"}";
+    response.body =
+        "{\"code\":" + std::to_string(status) + ",\"error\":\"" + std::string(message) + "\"}";
     if (status == 426) {
         response.headers.emplace_back("Sec-WebSocket-Version", "13");
         response.headers.emplace_back("Upgrade", "websocket");
@@ -295,12 +298,12 @@ class Connection : public std::enable_shared_from_this<Connection> {
         layer().on_room = [this] { pump(); };
         error_code ignored;
         layer().next_layer().set_option(tcp::no_delay(true), ignored);
-        ws_.set_option(websocket::stream_base::timeout{
-            Seconds(10), websocket::stream_base::none(), false});
+        ws_.set_option(
+            websocket::stream_base::timeout{Seconds(10), websocket::stream_base::none(), false});
         ws_.read_message_max(wire_.options.message_bytes_max);
         ws_.auto_fragment(false);
-        ws_.set_option(websocket::stream_base::decorator(
-            [v1 = v1_](websocket::response_type& response) {
+        ws_.set_option(
+            websocket::stream_base::decorator([v1 = v1_](websocket::response_type& response) {
                 response.set(beast::http::field::server, "sigmacast");
                 response.set(beast::http::field::vary, "Origin");
                 if (v1) {
@@ -313,12 +316,12 @@ class Connection : public std::enable_shared_from_this<Connection> {
                 ever_ponged_ = true;
             }
         });
-        ws_.async_accept(request_, [self = shared_from_this()](error_code ec) {
-            self->on_accepted(ec);
-        });
+        ws_.async_accept(request_,
+                         [self = shared_from_this()](error_code ec) { self->on_accepted(ec); });
     }
 
-    /// Moves what waits in the session to the outbox, as much as has room, and sends it in one call.
+    /// Moves what waits in the session to the outbox, as much as has room, and sends it in one
+    /// call.
     void pump() {
         if (!session_ || done_) {
             return;
@@ -521,7 +524,9 @@ bool Wire::accept(http::Upgrade& upgrade) {
     return true;
 }
 
-void Wire::flush() { flush_touched(*impl_); }
+void Wire::flush() {
+    flush_touched(*impl_);
+}
 
 void Wire::abort_all() {
     const auto all = impl_->connections;
@@ -530,8 +535,14 @@ void Wire::abort_all() {
     }
 }
 
-std::size_t Wire::clients() const { return impl_->connections.size(); }
-const WireCounters& Wire::counters() const { return impl_->counters; }
-const WireOptions& Wire::options() const { return impl_->options; }
+std::size_t Wire::clients() const {
+    return impl_->connections.size();
+}
+const WireCounters& Wire::counters() const {
+    return impl_->counters;
+}
+const WireOptions& Wire::options() const {
+    return impl_->options;
+}
 
 }  // namespace sigmacast::edge

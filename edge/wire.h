@@ -1,11 +1,14 @@
-// WebSocket connections: the handshake's rules, and one connection's reading and writing for each Session.
+// WebSocket connections: the handshake's rules, and one connection's reading and writing for each
+// Session.
 //
-// Beast does handshake, reads, pongs and the close; everything it writes goes into the connection's outbox, whole, and
-// so do the shared frames of the Hub (outbox.h). All that waits for a client leaves in one system call. A connection
-// whose socket is full waits for room by itself; nobody else does.
+// Beast does handshake, reads, pongs and the close; everything it writes goes into the connection's
+// outbox, whole, and so do the shared frames of the Hub (outbox.h). All that waits for a client
+// leaves in one system call. A connection whose socket is full waits for room by itself; nobody
+// else does.
 //
-// Runs on: the loop. It decides nothing about topics or state. Bounds: clients_max connections; an outbox of 64 frames
-// or 256 KiB each, beyond which frames stay in the Session, where they are conflated.
+// Runs on: the loop. It decides nothing about topics or state. Bounds: clients_max connections; an
+// outbox of 64 frames or 256 KiB each, beyond which frames stay in the Session, where they are
+// conflated.
 #pragma once
 
 #include <cstddef>

@@ -1,0 +1,246 @@
+// sigmacast-edge: joins the broker's feed and fans it out to browsers.
+#include <arpa/inet.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "common/bus.h"
+#include "common/log.h"
+#include "common/loop.h"
+#include "common/metrics.h"
+#include "common/program.h"
+#include "edge/hub.h"
+#include "edge/rest.h"
+#include "edge/upstream.h"
+#include "edge/wire.h"
+
+namespace sigmacast::edge {
+namespace {
+
+constexpr std::size_t kFeed = 0;
+constexpr std::size_t kRepair = 1;
+constexpr Millis kDrainMax{1'500};  // From SIGTERM to the end, whatever clients do.
+constexpr Millis kDrainCheck{20};
+
+bool is_loopback(const std::string& host) {
+    return host == "localhost" || host == "::1" || host.rfind("127.", 0) == 0;
+}
+
+/// Everything, or each topic with its NUL (ZeroMQ matches by prefix), reports and heads.
+std::vector<std::string> subscriptions(const std::vector<std::string>& topics) {
+    if (topics.empty()) {
+        return {""};
+    }
+    std::vector<std::string> prefixes{report_topic(""), std::string("head\0", 5)};
+    for (const std::string& topic : topics) {
+        prefixes.push_back(topic + '\0');
+    }
+    return prefixes;
+}
+
+class Edge {
+ public:
+    explicit Edge(const Settings& settings)
+        : settings_(settings),
+          upstream_(Random::from_system(), settings.edge.topics),
+          hub_({.legacy_origin = settings.edge.legacy_origin,
+                .heartbeat_interval = settings.edge.heartbeat_interval,
+                .queue = {.bytes_max = settings.edge.client_queue_bytes_max}},
+               Random::from_system()),
+          wire_(loop_, hub_,
+                {.clients_max = settings.edge.clients_max,
+                 .message_bytes_max = settings.edge.client_message_bytes_max,
+                 .ping_interval = settings.edge.ping_interval,
+                 .pong_timeout = settings.edge.pong_timeout,
+                 .cors_origins = settings.edge.cors_origins},
+                Random::from_system()),
+          rest_({hub_, upstream_, wire_, metrics_, system_now().mono}),
+          timer_(loop_, [this] { on_timer(); }),
+          drain_timer_(loop_, [this] { check_drained(); }),
+          bus_(loop_,
+               {{.type = bus::SocketType::kSub,
+                 .endpoint = settings.broker.feed,
+                 .subscribe = subscriptions(settings.edge.topics)},
+                {.type = bus::SocketType::kDealer, .endpoint = settings.broker.repair}},
+               [this](std::vector<bus::Incoming> batch) { on_batch(std::move(batch)); }),
+          server_(
+              loop_,
+              {.host = settings.edge.host, .port = settings.edge.port, .server_name = "sigmacast"},
+              [this](const http::Request& request, http::Server::Respond respond) {
+                  respond(rest_.answer(request, system_now()));
+              },
+              [this](http::Upgrade& upgrade) { return wire_.accept(upgrade); }) {}
+
+    int run() {
+        if (const auto listening = server_.start(); !listening) {
+            log_error(listening.error().message);
+            return kExitFailed;
+        }
+        if (const auto connected = bus_.start(); !connected) {
+            log_error(connected.error().message);
+            return kExitFailed;
+        }
+        log_info("edge started", {{"host", settings_.edge.host},
+                                  {"port", server_.port()},
+                                  {"feed", settings_.broker.feed}});
+        loop_.on_terminate([this] { drain(); });
+        const Now now = system_now();
+        handle(upstream_.start(now), now);
+        loop_.run();
+        bus_.stop();
+        log_info("edge stopped");
+        return kExitOk;
+    }
+
+ private:
+    void on_batch(std::vector<bus::Incoming> batch) {
+        const Now now = system_now();
+        for (const bus::Incoming& incoming : batch) {
+            if (incoming.socket == kFeed) {
+                auto message = decode(incoming.frames, now);
+                if (message) {
+                    apply(upstream_.on_message(std::move(*message), now), now);
+                } else {
+                    undecodable(message.error());
+                }
+            } else if (incoming.socket == kRepair) {
+                auto reply = protocol::decode(incoming.frames, now);
+                if (reply) {
+                    apply(upstream_.on_reply(std::move(*reply), now), now);
+                } else {
+                    undecodable(reply.error());
+                }
+            }
+        }
+        finish(now);
+    }
+
+    void on_timer() {
+        const Now now = system_now();
+        handle(upstream_.on_timer(now), now);
+    }
+
+    void handle(Upstream::Output output, Now now) {
+        apply(std::move(output), now);
+        finish(now);
+    }
+
+    void apply(Upstream::Output output, Now now) {
+        for (const protocol::Any& request : output.requests) {
+            bus_.send(kRepair, protocol::encode(request, now.mono));
+        }
+        for (const Upstream::Step& step : output.steps) {
+            log_step(step);
+        }
+        hub_.apply(std::move(output.steps), now);
+    }
+
+    /// Once a batch: what fell due meanwhile, one flush a client, the next timer.
+    void finish(Now now) {
+        if (hub_.deadline() <= now.mono) {
+            hub_.on_timer(now);
+        }
+        wire_.flush();
+        const auto upstream = upstream_.deadline();
+        timer_.set(upstream && *upstream < hub_.deadline() ? *upstream : hub_.deadline());
+    }
+
+    void log_step(const Upstream::Step& step) {
+        if (const auto* uplink = std::get_if<Upstream::UplinkChange>(&step)) {
+            if (uplink->up) {
+                log_info("uplink up", {{"pos", hub_.cache().pos()}});
+            } else {
+                log_warn("uplink down: no head of the broker, values are told as stale",
+                         {{"feed", settings_.broker.feed}, {"pos", hub_.cache().pos()}});
+            }
+        } else if (const auto* snapshot = std::get_if<protocol::Snapshot>(&step)) {
+            log_info("snapshot applied", {{"epoch", snapshot->epoch},
+                                          {"pos", snapshot->pos},
+                                          {"values", snapshot->values.size()}});
+        } else if (const auto* lost = std::get_if<Upstream::Lost>(&step)) {
+            log_warn("positions lost", {{"topic", lost->topic},
+                                        {"origin", lost->origin},
+                                        {"from", lost->range.from},
+                                        {"to", lost->range.to}});
+        }
+    }
+
+    void undecodable(const Error& error) {
+        metrics_
+            .counter("sigmacast_edge_undecodable_total", "Bus messages that were not understood")
+            .add();
+        if (!undecodable_logged_) {
+            undecodable_logged_ = true;  // Later ones are counted.
+            log_warn("a bus message was not understood; later ones are only counted",
+                     {{"error", error.message}});
+        }
+    }
+
+    void drain() {
+        log_info("stopping", {{"clients", wire_.clients()}});
+        server_.stop();
+        const Now now = system_now();
+        drain_by_ = now.mono + kDrainMax;
+        hub_.drain(now);
+        wire_.flush();
+        check_drained();
+    }
+
+    void check_drained() {
+        const Mono now = system_now().mono;
+        if (wire_.clients() == 0 || now >= drain_by_) {
+            wire_.abort_all();
+            loop_.stop();
+            return;
+        }
+        drain_timer_.set(now + kDrainCheck);
+    }
+
+    const Settings& settings_;
+    Loop loop_;
+    Metrics metrics_;
+    Upstream upstream_;
+    Hub hub_;
+    Wire wire_;
+    Rest rest_;
+    Timer timer_;
+    Timer drain_timer_;
+    bus::Node bus_;
+    http::Server server_;
+    Mono drain_by_{};
+    bool undecodable_logged_ = false;
+};
+
+int run_edge(const Settings& settings) {
+    if (!is_loopback(settings.edge.host) && !settings.edge.allow_anonymous_lan) {
+        log_error("edge.host is " + settings.edge.host +
+                  ", which is reachable from outside this machine, and clients are not "
+                  "authenticated: set edge.host = \"127.0.0.1\", or edge.allow_anonymous_lan = "
+                  "true for a network you trust");
+        return kExitUsage;
+    }
+    if (!is_loopback(settings.edge.host)) {
+        log_warn("serving anonymous clients beyond this machine, as edge.allow_anonymous_lan says",
+                 {{"host", settings.edge.host}});
+    }
+    return Edge(settings).run();
+}
+
+}  // namespace
+}  // namespace sigmacast::edge
+
+int main(int argc, char** argv) {
+    std::optional<std::string> host;
+    std::optional<std::uint16_t> port;
+    const sigmacast::ProgramInfo info{
+        .name = "sigmacast-edge",
+        .summary = "Joins the broker's feed and fans it out to browsers over WebSocket.",
+        .options = {{"--host", "Address to listen on", &host},
+                    {"--port", "Port to listen on", &port}},
+        .apply = [&](sigmacast::Settings& settings) {
+            settings.edge.host = host.value_or(settings.edge.host);
+            settings.edge.port = port.value_or(settings.edge.port);
+        }};
+    return sigmacast::run_program(argc, argv, info, sigmacast::edge::run_edge);
+}

@@ -1,0 +1,307 @@
+#include "edge/rest.h"
+
+#include <algorithm>
+#include <set>
+
+#include "common/codec.h"
+#include "edge/page.h"
+
+namespace sigmacast::edge {
+namespace {
+
+constexpr std::string_view kStatePrefix = "/api/v1/state/";
+
+http::Response error(int status, std::string_view message) {
+    std::string body = "{";
+    append_member(body, "code", static_cast<std::uint64_t>(status));
+    append_member(body, "error", message);
+    body += '}';
+    return {.status = status, .body = std::move(body)};
+}
+
+void append_flag(std::string& out, std::string_view name, bool value) {
+    out += out.back() == '{' ? "\"" : ",\"";
+    out += name;
+    out += value ? "\":true" : "\":false";
+}
+
+void comma(std::string& out) {
+    if (out.back() != '[' && out.back() != '{') {
+        out += ',';
+    }
+}
+
+int hex_digit(char c) {
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
+}
+
+std::string percent_decoded(std::string_view text) {
+    std::string out;
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        const int high = text[i] == '%' && i + 2 < text.size() ? hex_digit(text[i + 1]) : -1;
+        const int low = high >= 0 ? hex_digit(text[i + 2]) : -1;
+        if (low >= 0) {
+            out += static_cast<char>(high * 16 + low);
+            i += 2;
+        } else {
+            out += text[i];
+        }
+    }
+    return out;
+}
+
+}  // namespace
+
+Rest::Rest(Parts parts) : parts_(parts), policy_(page_policy(page())) {}
+
+http::Response Rest::answer(const http::Request& request, Now now) {
+    http::Response response = route(request, now);
+    response.headers.emplace_back("X-Content-Type-Options", "nosniff");
+    response.headers.emplace_back("Vary", "Origin");
+    if (response.content_type == "application/json") {
+        response.headers.emplace_back("Cache-Control", "no-store");
+    }
+    const std::string_view origin = request.header("origin");
+    const auto& listed = parts_.wire.options().cors_origins;
+    if (!origin.empty() && origin_allowed(origin, request.header("host"), listed)) {
+        response.headers.emplace_back("Access-Control-Allow-Origin", std::string(origin));
+    }
+    return response;
+}
+
+http::Response Rest::route(const http::Request& request, Now now) {
+    std::string_view path = request.path;
+    if (path == "/ws" || path == "/ws/") {
+        auto refused = refuse_upgrade(request, parts_.wire.options(), parts_.wire.clients());
+        return refused ? *std::move(refused) : error(426, "Upgrade Required");
+    }
+    if (path.size() > 1 && path.ends_with('/')) {
+        path.remove_suffix(1);
+    }
+    static const std::set<std::string_view> kPaths = {"/",
+                                                      "/index.html",
+                                                      "/api/v1/status/circuit-breaker",
+                                                      "/api/v1/state",
+                                                      "/api/v1/health",
+                                                      "/api/v1/ready",
+                                                      "/metrics"};
+    const bool one_topic = path.starts_with(kStatePrefix) && path.size() > kStatePrefix.size();
+    if (kPaths.count(path) == 0 && !one_topic) {
+        return error(404, "Not Found");
+    }
+    if (request.method == "OPTIONS") {
+        http::Response response{.status = 204, .body = {}};
+        response.headers = {{"Allow", "GET, HEAD, OPTIONS"},
+                            {"Access-Control-Allow-Methods", "GET, HEAD, OPTIONS"},
+                            {"Access-Control-Allow-Headers", "Content-Type"},
+                            {"Access-Control-Max-Age", "600"}};
+        return response;
+    }
+    if (request.method != "GET" && request.method != "HEAD") {
+        auto response = error(405, "Method Not Allowed");
+        response.headers.emplace_back("Allow", "GET, HEAD, OPTIONS");
+        return response;
+    }
+    if (path == "/" || path == "/index.html") {
+        return page_response();
+    }
+    if (path == "/metrics") {
+        update_metrics(now);
+        return {.body = parts_.metrics.text(),
+                .content_type = "text/plain; version=0.0.4; charset=utf-8"};
+    }
+    if (path == "/api/v1/health") {
+        return {.body = health(now)};
+    }
+    if (path == "/api/v1/ready") {
+        return {.status = parts_.upstream.ready() ? 200 : 503, .body = health(now)};
+    }
+    if (path == "/api/v1/status/circuit-breaker") {
+        return {.body = breakers()};
+    }
+    if (path == "/api/v1/state") {
+        return {.body = all_state(now)};
+    }
+    const std::string topic = percent_decoded(path.substr(kStatePrefix.size()));
+    if (!parts_.hub.known_topic(topic)) {
+        return error(404, "no such topic: " + topic);
+    }
+    return {.body = topic_state(topic, now)};
+}
+
+http::Response Rest::page_response() const {
+    return {.body = std::string(page()),
+            .content_type = "text/html; charset=utf-8",
+            .headers = {{"Content-Security-Policy", policy_},
+                        {"Cache-Control", "no-cache"},
+                        {"Referrer-Policy", "no-referrer"},
+                        {"X-Frame-Options", "DENY"}}};
+}
+
+std::string Rest::health(Now now) const {
+    const Cache& cache = parts_.hub.cache();
+    std::string out = "{";
+    append_member(out, "status",
+                  !parts_.upstream.ready() ? "starting"
+                  : cache.uplink()         ? "ok"
+                                           : "degraded");
+    append_flag(out, "ready", parts_.upstream.ready());
+    append_member(out, "uplink", cache.uplink() ? "up" : "down");
+    if (!cache.uplink()) {
+        append_member(out, "reason", "BROKER_UNREACHABLE");
+    }
+    append_member(out, "clients", std::uint64_t{parts_.wire.clients()});
+    append_member(out, "epoch", cache.epoch());
+    append_member(out, "pos", cache.pos());
+    append_member(out, "values", std::uint64_t{cache.entries()});
+    append_member(out, "version", SIGMACAST_VERSION);
+    append_member(out, "uptime_ms",
+                  static_cast<std::uint64_t>(elapsed(parts_.started, now.mono).count()));
+    append_member(out, "timestamp", to_rfc3339(now.wall));
+    out += ",\"sources\":[";
+    for (const Source& source : parts_.hub.sources()) {
+        comma(out);
+        append_source(out, source, now);
+    }
+    out += "]}";
+    return out;
+}
+
+std::string Rest::breakers() const {
+    const Cache& cache = parts_.hub.cache();
+    std::set<std::string_view> origins;
+    bool stale = false;
+    std::optional<AsOf> as_of;
+    cache.each_of_topic("breaker.status", [&](const Value& value) {
+        origins.insert(value.stream->origin);
+        stale = stale || cache.effective(value.age).quality != Quality::kLive;
+        if (value.age.as_of && (!as_of || as_of->mono < value.age.as_of->mono)) {
+            as_of = value.age.as_of;
+        }
+    });
+    std::string out = "{\"breakers\":[";
+    cache.each_of_topic("breaker.status", [&](const Value& value) {
+        comma(out);
+        out += *value.json;
+        if (origins.size() > 1) {
+            out.pop_back();
+            append_member(out, "origin", value.stream->origin);
+            out += '}';
+        }
+    });
+    out += ']';
+    append_flag(out, "stale", stale || origins.empty());
+    if (as_of) {
+        append_member(out, "as_of", to_rfc3339(as_of->wall));
+    } else {
+        out += ",\"as_of\":null";
+    }
+    out += '}';
+    return out;
+}
+
+std::string Rest::topic_state(std::string_view topic, Now now) const {
+    const Cache& cache = parts_.hub.cache();
+    std::string out = "{";
+    append_member(out, "topic", topic);
+    append_member(out, "timestamp", to_rfc3339(now.wall));
+    append_member(out, "uplink", cache.uplink() ? "up" : "down");
+    append_member(out, "epoch", cache.epoch());
+    append_member(out, "pos", cache.pos());
+    out += ",\"values\":[";
+    cache.each_of_topic(topic, [&](const Value& value) {
+        comma(out);
+        out += render_value(value, cache.effective(value.age), Dialect::kV1, now);
+    });
+    out += "],\"sources\":[";
+    for (const Source& source : parts_.hub.sources()) {
+        if (source.topic == topic) {
+            comma(out);
+            append_source(out, source, now);
+        }
+    }
+    out += "]}";
+    return out;
+}
+
+std::string Rest::all_state(Now now) const {
+    const Cache& cache = parts_.hub.cache();
+    std::string out = "{";
+    append_member(out, "timestamp", to_rfc3339(now.wall));
+    append_member(out, "uplink", cache.uplink() ? "up" : "down");
+    append_member(out, "epoch", cache.epoch());
+    append_member(out, "pos", cache.pos());
+    out += ",\"values\":[";
+    cache.each_topic([&](const std::string& topic) {
+        cache.each_of_topic(topic, [&](const Value& value) {
+            comma(out);
+            out += render_value(value, cache.effective(value.age), Dialect::kV1, now);
+        });
+    });
+    out += "],\"sources\":[";
+    for (const Source& source : parts_.hub.sources()) {
+        comma(out);
+        append_source(out, source, now);
+    }
+    out += "]}";
+    return out;
+}
+
+void Rest::update_metrics(Now now) {
+    Metrics& metrics = parts_.metrics;
+    const auto count = [&](const char* name, const char* help, std::uint64_t value) {
+        Counter& counter = metrics.counter(name, help);
+        counter.add(std::max(0.0, static_cast<double>(value) - counter.value()));
+    };
+    const auto gauge = [&](const char* name, const char* help, double value) {
+        metrics.gauge(name, help).set(value);
+    };
+    const Cache& cache = parts_.hub.cache();
+    const HubCounters& hub = parts_.hub.counters();
+    const WireCounters& wire = parts_.wire.counters();
+    const Upstream::Counters& upstream = parts_.upstream.counters();
+    gauge("sigmacast_edge_clients", "Open WebSocket connections",
+          static_cast<double>(parts_.wire.clients()));
+    gauge("sigmacast_edge_uplink_up", "1 while the broker's heads arrive", cache.uplink() ? 1 : 0);
+    gauge("sigmacast_edge_ready", "1 once a snapshot has been applied",
+          parts_.upstream.ready() ? 1 : 0);
+    gauge("sigmacast_edge_values", "Values kept", static_cast<double>(cache.entries()));
+    gauge("sigmacast_edge_values_bytes", "JSON text kept", static_cast<double>(cache.bytes()));
+    gauge("sigmacast_edge_pos", "Log position reached", static_cast<double>(cache.pos()));
+    gauge("sigmacast_edge_uptime_seconds", "Since the start",
+          static_cast<double>(elapsed(parts_.started, now.mono).count()) / 1000.0);
+    for (const auto& poll : cache.polls()) {
+        const Age age = cache.effective(poll->state.age);
+        const Labels labels{{"origin", poll->state.origin}, {"poll", poll->state.report.poll}};
+        metrics.gauge("sigmacast_edge_source_live", "1 while the poll's values are live", labels)
+            .set(age.quality == Quality::kLive ? 1 : 0);
+    }
+    count("sigmacast_edge_accepted_total", "WebSocket handshakes", wire.accepted);
+    count("sigmacast_edge_refused_total", "WebSocket handshakes refused", wire.refused);
+    count("sigmacast_edge_messages_sent_total", "Messages handed to sockets", hub.sent.messages);
+    count("sigmacast_edge_bytes_sent_total", "Bytes taken by sockets", wire.bytes);
+    count("sigmacast_edge_flushes_total", "System calls that sent something", wire.flushes);
+    count("sigmacast_edge_encodes_total", "Frames built", hub.encodes);
+    count("sigmacast_edge_conflated_total",
+          "State frames replaced by newer ones in a client's queue", hub.sent.conflated);
+    count("sigmacast_edge_skipped_notes_total", "Notes to clients of what was left out",
+          hub.sent.skipped_notes);
+    count("sigmacast_edge_dropped_clients_total", "Clients closed for being too slow",
+          hub.slow_closed);
+    count("sigmacast_edge_no_pong_total", "Clients closed for not answering pings", wire.no_pong);
+    count("sigmacast_edge_client_errors_total", "Bad messages of clients", hub.client_errors);
+    count("sigmacast_edge_not_encodable_total", "Events that could not become JSON",
+          hub.not_encodable);
+    count("sigmacast_edge_not_kept_total", "Values passed on without room to keep them",
+          cache.not_kept());
+    count("sigmacast_edge_gaps_total", "Ranges asked of the broker", upstream.gaps);
+    count("sigmacast_edge_lost_total", "Positions that nobody has any more", upstream.lost);
+    count("sigmacast_edge_snapshots_total", "Snapshots applied", upstream.snapshots);
+    count("sigmacast_edge_upstream_overflow_total", "Messages dropped at a bound, to be repaired",
+          upstream.overflow);
+}
+
+}  // namespace sigmacast::edge

@@ -1,0 +1,49 @@
+// What an edge answers over plain HTTP: the breakers, the state, health and readiness, metrics, the
+// page. Everything is read from the Hub's cache as it is now. PROTOCOL.md lists the answers.
+//
+// Runs on: the loop. It changes nothing and keeps nothing.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+
+#include "common/http.h"
+#include "common/metrics.h"
+#include "edge/hub.h"
+#include "edge/upstream.h"
+#include "edge/wire.h"
+
+namespace sigmacast::edge {
+
+class Rest {
+ public:
+    struct Parts {
+        const Hub& hub;
+        const Upstream& upstream;
+        const Wire& wire;
+        Metrics& metrics;
+        Mono started;
+    };
+
+    explicit Rest(Parts parts);
+
+    http::Response answer(const http::Request& request, Now now);
+
+    /// {"uplink":..,"clients":..,..}; also the admin's readiness.
+    [[nodiscard]] std::string health(Now now) const;
+
+ private:
+    http::Response route(const http::Request& request, Now now);
+    http::Response page_response() const;
+    [[nodiscard]] std::string breakers() const;
+    [[nodiscard]] std::string topic_state(std::string_view topic, Now now) const;
+    [[nodiscard]] std::string all_state(Now now) const;
+    void update_metrics(Now now);
+
+    Parts parts_;
+    std::string policy_;
+};
+
+}  // namespace sigmacast::edge
