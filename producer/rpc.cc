@@ -31,20 +31,13 @@ Outcome own(std::string text) {
     return failure(Verdict::kOwn, std::move(text));
 }
 
-Outcome judge_transport(const Error& error) {
-    if (error.code == Errc::kTooLarge) {
-        return own("the engine's reply is too large: " + error.message);
-    }
-    Outcome outcome = failure(Verdict::kTransport, error.message);
-    outcome.timeout = error.code == Errc::kTimeout;
+/// The engine was not reached, or broke off; all else is an answer, however unusable.
+Outcome judge_error_of(const Error& error) {
+    const bool timeout = error.code == Errc::kTimeout;
+    const bool transport = timeout || error.code == Errc::kUnavailable;
+    Outcome outcome = failure(transport ? Verdict::kTransport : Verdict::kOwn, error.message);
+    outcome.timeout = timeout;
     return outcome;
-}
-
-Outcome judge_status(int status) {
-    const std::string text = "the engine answered with HTTP " + std::to_string(status);
-    // What a gateway says when the engine behind it is gone.
-    const bool gateway = status >= 502 && status <= 504;
-    return failure(gateway ? Verdict::kTransport : Verdict::kOwn, text);
 }
 
 std::string_view text_member(const json::object& object, std::string_view name) {
@@ -103,10 +96,10 @@ std::string rpc_request(std::uint64_t id, std::string_view method, std::string_v
 
 Outcome judge(const Result<http::Response>& reply, std::uint64_t id) {
     if (!reply) {
-        return judge_transport(reply.error());
+        return judge_error_of(reply.error());
     }
     if (reply->status != 200) {
-        return judge_status(reply->status);
+        return own("the engine answered with HTTP " + std::to_string(reply->status));
     }
     Result<json::value> parsed = parse_json(reply->body, {.bytes_max = reply->body.size() + 1});
     if (!parsed) {
