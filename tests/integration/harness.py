@@ -327,7 +327,7 @@ class Cluster:
 
     def _text(self, kind, program, engine=None, origin=None):
         broker = {"ingest": self.ingest, "feed": self.feed, "repair": self.repair}
-        tables = {"": {"data_dir": str(program.folder / "data"), "log_level": self.log_level}, "broker": broker}
+        tables = {"": {"data_dir": str(program.folder / "data")}, "log": {"level": self.log_level}, "broker": broker}
         arrays = []
         if kind == "broker":
             broker.update({"admin_port": program.port, **self.options["broker"]})
@@ -344,7 +344,7 @@ class Cluster:
         for name, members in tables.items():
             lines += [f"[{name}]"] * bool(name) + [f"{key} = {toml(value)}" for key, value in members.items()] + [""]
         for members in arrays:
-            lines += ["[[producer.polls]]"] + [f"{key} = {toml(value)}" for key, value in members.items()] + [""]
+            lines += ["[[producer.poll]]"] + [f"{key} = {toml(value)}" for key, value in members.items()] + [""]
         return "\n".join(lines)
 
     def _poll(self, name):
