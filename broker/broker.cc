@@ -1,0 +1,598 @@
+#include "broker/broker.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "common/log.h"
+
+namespace sigmacast::broker {
+namespace {
+
+constexpr std::size_t kMessageOverheadBytes = 400;  // A Message without its data, roughly.
+
+std::size_t weight(const Message& message) {
+    return kMessageOverheadBytes + (message.data ? message.data->size() : 0);
+}
+
+bool is_logged(const Message& message) {
+    return message.kind != Kind::kReport && message.kind != Kind::kHead;
+}
+
+/// Without a place in the log.
+void make_volatile(Message& message) {
+    message.seq = message.kind == Kind::kReport ? message.seq : 0;
+    message.pos = 0;
+    message.durable = false;
+}
+
+}  // namespace
+
+Broker::Broker(storage::Loaded loaded, BrokerOutputs& outputs, Random random)
+    : outputs_(outputs),
+      ingest_(std::move(random)),
+      epoch_(std::move(loaded.epoch)),
+      pos_(loaded.pos),
+      committed_pos_(loaded.pos),
+      restored_polls_(std::move(loaded.polls)) {
+    ingest_.restore(loaded.origins, loaded.streams);
+    for (const storage::StreamRecord& stream : loaded.streams) {
+        if (stream.kind != storage::StreamKind::kReport) {
+            streams_[{stream.origin, stream.topic}] = {stream.seq, stream.seq};
+        }
+    }
+    for (Message& value : loaded.values) {
+        const Name name{value.origin, value.topic};
+        keys_[name][value.key] = {value.poll, value.data};
+        ++key_count_;
+        value.epoch = epoch_;
+        state_[name].insert_or_assign(value.key, std::move(value));
+    }
+}
+
+void Broker::start(Now now) {
+    next_head_ = now.mono;
+    restore_unpolled();
+    for (const PollState& poll : restored_polls_) {
+        visible_polls_[{poll.origin, poll.report.poll}] = poll;
+    }
+    for (const Change& change : freshness_.on_start(std::exchange(restored_polls_, {}), now)) {
+        take_change(change, now);
+    }
+    flush(now);
+}
+
+/// State without a poll is followed even where the row that says so was damaged.
+void Broker::restore_unpolled() {
+    std::set<std::string> known;
+    for (const PollState& poll : restored_polls_) {
+        if (poll.report.poll.empty()) {
+            known.insert(poll.origin);
+        }
+    }
+    for (const auto& [name, keys] : keys_) {
+        const bool unpolled = std::any_of(keys.begin(), keys.end(),
+                                          [](const auto& key) { return key.second.poll.empty(); });
+        if (unpolled && known.insert(name.first).second) {
+            PollState state;
+            state.origin = name.first;
+            restored_polls_.push_back(std::move(state));
+        }
+    }
+}
+
+// ---- What arrives ----
+
+void Broker::on_frames(const std::vector<Frames>& batch, Now now) {
+    for (const Frames& frames : batch) {
+        auto message = decode(frames, now);
+        if (!message) {
+            // Its position is unknown, so it counts as not received: the stream asks for it, and
+            // gives it up in the end.
+            ++counts_.unreadable;
+            log_debug("a message could not be read", {{"error", message.error().message}});
+            continue;
+        }
+        ++counts_.received;
+        take(ingest_.on_message(std::move(*message), admit(), now), now);
+    }
+    flush(now);
+}
+
+void Broker::on_request(const std::string& peer, protocol::Any request, Now now) {
+    if (const auto* hello = std::get_if<protocol::Hello>(&request)) {
+        on_hello(peer, *hello, now);
+    } else if (const auto* sync = std::get_if<protocol::Sync>(&request)) {
+        outputs_.reply(peer, ingest_.on_sync(peer, *sync));
+    } else if (auto* range = std::get_if<protocol::Range>(&request)) {
+        counts_.unreadable += range->unreadable;
+        take(ingest_.on_range(peer, std::move(*range), admit(), now), now);
+    } else if (const auto* ask = std::get_if<protocol::Ask>(&request)) {
+        on_ask(peer, *ask, now);
+    } else if (const auto* snapshot = std::get_if<protocol::SnapshotRequest>(&request)) {
+        on_snapshot_request(peer, *snapshot);
+    } else {
+        ++counts_.unreadable;  // A message that only a broker sends.
+    }
+    flush(now);
+}
+
+void Broker::on_hello(const std::string& peer, const protocol::Hello& hello, Now now) {
+    auto greeting = ingest_.on_hello(peer, hello);
+    if (!greeting) {
+        return;
+    }
+    auto* welcome = std::get_if<protocol::Welcome>(&greeting->answer);
+    if (welcome == nullptr) {
+        outputs_.reply(peer, std::get<protocol::Conflict>(greeting->answer));
+        return;
+    }
+    if (greeting->changed) {
+        pending_.origins.insert(hello.origin);
+    }
+    freshness_.declare(hello.origin, hello.polls, now);
+    for (PollState& state : freshness_.of_origin(hello.origin)) {
+        const Name name{state.origin, state.report.poll};
+        if (!visible_polls_.contains(name)) {
+            pending_.polls[name] = std::move(state);
+        }
+    }
+    for (auto it = keys_.lower_bound({hello.origin, ""});
+         it != keys_.end() && it->first.first == hello.origin; ++it) {
+        for (const auto& [key, held] : it->second) {
+            welcome->keys.push_back({it->first.second, held.poll, key, held.data});
+        }
+    }
+    outputs_.reply(peer, std::move(*welcome));
+}
+
+Admit Broker::admit() const {
+    if (pending_.bytes > kPendingBytesMax || pending_.messages.size() > kPendingMessagesMax) {
+        return Admit::kNothing;
+    }
+    return degraded_ ? Admit::kNoEvents : Admit::kAll;
+}
+
+void Broker::take(Ingest::Actions actions, Now now) {
+    for (const std::string& origin : actions.heads) {
+        if (const auto change = freshness_.on_head(origin, now)) {
+            take_change(*change, now);
+        }
+    }
+    for (Message& message : actions.deliver) {
+        if (message.kind == Kind::kReport) {
+            take_report(std::move(message), now);
+        } else if (message.kind == Kind::kValue) {
+            take_value(std::move(message), now);
+        } else {
+            add(std::move(message));
+        }
+    }
+    for (Outgoing& outgoing : actions.send) {
+        outputs_.reply(outgoing.peer, std::move(outgoing.message));
+    }
+}
+
+void Broker::take_value(Message message, Now now) {
+    auto& keys = keys_[{message.origin, message.topic}];
+    if (message.final) {
+        key_count_ -= keys.erase(message.key);
+    } else if (!keys.contains(message.key) && key_count_ >= kKeysMax) {
+        log_error("a value was refused: the broker holds too many keys",
+                  {{"origin", message.origin}, {"topic", message.topic}, {"limit", kKeysMax}});
+        add(storage::gap_in_place_of(message, "the broker holds too many keys"));
+        return;
+    } else if (keys.insert_or_assign(message.key, Key{message.poll, message.data}).second) {
+        ++key_count_;
+    }
+    if (message.poll.empty()) {
+        freshness_.follow(message.origin, now);
+        if (const PollState* state = freshness_.find(message.origin, "");
+            state != nullptr && !visible_polls_.contains({message.origin, ""})) {
+            pending_.polls[{message.origin, ""}] = *state;
+        }
+    }
+    message.age.quality = Quality::kLive;
+    add(std::move(message));
+}
+
+void Broker::take_report(Message message, Now now) {
+    const std::string poll = message.report().poll;
+    const auto change = freshness_.on_report(message.origin, message.report(), message.seq, now);
+    const PollState* state = freshness_.find(message.origin, poll);
+    if (state == nullptr) {
+        return;
+    }
+    if (change) {
+        take_change(*change, now);
+    }
+    message.age = state->age;
+    message.poll = poll;
+    pending_.polls[{message.origin, poll}] = *state;
+    add(std::move(message));
+}
+
+void Broker::take_change(const Change& change, Now now) {
+    log_info("quality changed", {{"origin", change.origin},
+                                 {"poll", change.poll},
+                                 {"quality", to_string(change.age.quality)},
+                                 {"reason", change.age.reason}});
+    if (const PollState* state = freshness_.find(change.origin, change.poll)) {
+        pending_.polls[{change.origin, change.poll}] = *state;
+    }
+    if (!change.poll.empty()) {
+        add_transition(change, change.topic, now);
+        return;
+    }
+    for (auto it = keys_.lower_bound({change.origin, ""});
+         it != keys_.end() && it->first.first == change.origin; ++it) {
+        const auto unpolled = [](const auto& key) { return key.second.poll.empty(); };
+        if (std::any_of(it->second.begin(), it->second.end(), unpolled)) {
+            add_transition(change, it->first.second, now);
+        }
+    }
+}
+
+void Broker::add_transition(const Change& change, const std::string& topic, Now now) {
+    if (topic.empty()) {
+        return;  // A poll that has said neither in a hello nor in a report what it feeds.
+    }
+    Message transition;
+    transition.kind = Kind::kTransition;
+    transition.topic = topic;
+    transition.origin = change.origin;
+    transition.poll = change.poll;
+    transition.age = change.age;
+    transition.at = now.wall;
+    transition.keys = keys_of({change.origin, topic}, change.poll);
+    add(std::move(transition));
+}
+
+/// None named means all of the poll; so they are named only where there is something to tell apart.
+std::vector<std::string> Broker::keys_of(const Name& stream, const std::string& poll) const {
+    std::vector<std::string> keys;
+    if (const auto held = keys_.find(stream); held != keys_.end()) {
+        for (const auto& [key, value] : held->second) {
+            if (value.poll == poll) {
+                keys.push_back(key);
+            }
+        }
+    }
+    const bool plain = keys.size() == 1 && keys.front().empty();
+    if (plain || keys.size() > kTransitionKeysMax) {
+        keys.clear();
+    }
+    return keys;
+}
+
+void Broker::add(Message message) {
+    pending_.bytes += weight(message);
+    pending_.messages.push_back(std::move(message));
+}
+
+// ---- Into the log ----
+
+void Broker::flush(Now now) {
+    if (in_flight_) {
+        return;
+    }
+    if (!degraded_) {
+        if (!idle()) {
+            submit(0, now);
+        }
+    } else if (now.mono >= retry_at_) {
+        submit(put_back_in_force(now), now);
+    } else {
+        flow_pending();
+    }
+}
+
+/// Builds the batch of everything that waits. The first `known` messages have been published
+/// before.
+void Broker::submit(std::size_t known, Now now) {
+    InFlight flight;
+    flight.messages = std::move(pending_.messages);
+    flight.known = known;
+    flight.polls = std::move(pending_.polls);
+    flight.origins = std::move(pending_.origins);
+    flight.positions = ingest_.take_positions();
+    pending_ = {};
+
+    auto batch = std::make_shared<storage::Batch>();
+    batch->now = now;
+    for (const std::string& origin : flight.origins) {
+        batch->origins.push_back(ingest_.record(origin));
+    }
+    for (Message& message : flight.messages) {
+        stamp(message);
+        if (is_logged(message)) {
+            batch->rows.push_back(message);
+        }
+    }
+    batch->positions = flight.positions;
+    for (const auto& [name, poll] : flight.polls) {
+        batch->polls.push_back(poll);
+    }
+    in_flight_ = std::move(flight);
+    outputs_.commit(std::move(batch));
+}
+
+void Broker::stamp(Message& message) {
+    message.epoch = epoch_;
+    message.durable = true;
+    if (is_logged(message)) {
+        message.seq = ++streams_[{message.origin, message.topic}].seq;
+        message.pos = ++pos_;
+        if (message.kind == Kind::kGap) {
+            message.detail = Gap{message.seq, message.gap().why};
+        }
+        return;
+    }
+    // An edge knows the broker's positions, not the producer's.
+    for (Mark& mark : std::get<Report>(message.detail).after) {
+        mark.seq = streams_[{message.origin, mark.topic}].seq;
+    }
+}
+
+void Broker::on_committed(const Result<storage::Committed>& result, Now now) {
+    if (!in_flight_) {
+        return;
+    }
+    if (!result) {
+        on_refused(result.error(), now);
+        flush(now);
+        return;
+    }
+    InFlight flight = std::move(*in_flight_);
+    in_flight_.reset();
+    ++counts_.batches;
+    if (degraded_) {
+        degraded_ = false;
+        overlay_.clear();
+        flowed_.clear();
+        flowed_polls_.clear();
+        flowed_origins_.clear();
+        log_info("the database takes commits again", {{"pos", result->pos}});
+    }
+    for (const std::uint64_t pos : result->poisoned) {
+        for (Message& message : flight.messages) {
+            if (is_logged(message) && message.pos == pos) {
+                message = storage::gap_in_place_of(message, "the database refused it");
+            }
+        }
+    }
+    committed_pos_ = pos_;
+    for (auto& [name, poll] : flight.polls) {
+        visible_polls_[name] = std::move(poll);
+    }
+    for (Message& message : flight.messages) {
+        make_visible(message);
+    }
+    for (Outgoing& outgoing : ingest_.acknowledge(flight.positions)) {
+        outputs_.reply(outgoing.peer, std::move(outgoing.message));
+    }
+    flush(now);
+}
+
+void Broker::make_visible(Message& message) {
+    publish(message);
+    if (!is_logged(message)) {
+        return;
+    }
+    ++counts_.committed;
+    if (message.kind == Kind::kGap) {
+        ++counts_.gaps;
+    }
+    const Name name{message.origin, message.topic};
+    streams_[name].committed = message.seq;
+    if (message.kind != Kind::kValue) {
+        return;
+    }
+    auto& keys = state_[name];
+    if (message.final) {
+        keys.erase(message.key);
+    } else {
+        std::string key = message.key;
+        keys.insert_or_assign(std::move(key), std::move(message));
+    }
+}
+
+void Broker::publish(const Message& message) {
+    ++counts_.published;
+    outputs_.publish(message);
+}
+
+// ---- While the database refuses ----
+
+void Broker::on_refused(const Error& error, Now now) {
+    InFlight flight = std::move(*in_flight_);
+    in_flight_.reset();
+    ++counts_.refused;
+    if (!degraded_) {
+        log_error(
+            "the database refuses; state goes on without it, events wait with their producers",
+            {{"error", error.message}});
+    }
+    degraded_ = true;
+    retry_at_ = now.mono + kRetryInterval;
+    pos_ = committed_pos_;
+    for (auto& [name, stream] : streams_) {
+        stream.seq = stream.committed;
+    }
+    ingest_.refused(flight.positions);
+    for (auto& [name, poll] : flight.polls) {
+        pending_.polls.try_emplace(name, std::move(poll));
+    }
+    pending_.origins.merge(flight.origins);
+    flow(std::move(flight.messages), flight.known);
+    flow_pending();
+}
+
+void Broker::flow_pending() {
+    for (auto& [name, poll] : pending_.polls) {
+        visible_polls_[name] = poll;
+        flowed_polls_[name] = std::move(poll);
+    }
+    flowed_origins_.merge(pending_.origins);
+    std::vector<Message> messages = std::move(pending_.messages);
+    pending_ = {};
+    flow(std::move(messages), 0);
+}
+
+/// Publishes state at once. Events are left out: their streams went back to what is durable.
+void Broker::flow(std::vector<Message> messages, std::size_t from) {
+    for (std::size_t i = from; i < messages.size(); ++i) {
+        Message& message = messages[i];
+        if (message.kind == Kind::kEvent || message.kind == Kind::kGap) {
+            continue;
+        }
+        make_volatile(message);
+        message.epoch = epoch_;
+        const Name name{message.origin, message.topic};
+        if (message.kind == Kind::kReport) {
+            std::get<Report>(message.detail).after.clear();
+        } else if (message.kind == Kind::kTransition) {
+            flowed_[{name, message.poll}] = {message.origin, message.poll, message.topic,
+                                             message.age};
+        }
+        publish(message);
+        if (message.kind == Kind::kValue) {
+            std::string key = message.key;
+            overlay_.insert_or_assign({name, std::move(key)}, std::move(message));
+        }
+    }
+}
+
+/// Makes a batch of what is in force but not durable, to be tried again; what waits comes behind
+/// it.
+std::size_t Broker::put_back_in_force(Now now) {
+    Pending later = std::exchange(pending_, {});
+    for (const auto& [key, value] : overlay_) {
+        add(value);
+    }
+    for (const auto& [key, change] : flowed_) {
+        add_transition(change, key.first.second, now);
+    }
+    const std::size_t known = pending_.messages.size();
+    pending_.polls = flowed_polls_;
+    pending_.origins = flowed_origins_;
+    for (Message& message : later.messages) {
+        add(std::move(message));
+    }
+    for (auto& [name, poll] : later.polls) {
+        pending_.polls.insert_or_assign(name, std::move(poll));
+    }
+    pending_.origins.merge(later.origins);
+    return known;
+}
+
+// ---- Time ----
+
+void Broker::on_timer(Now now) {
+    for (const Change& change : freshness_.on_tick(now)) {
+        take_change(change, now);
+    }
+    take(ingest_.on_timer(admit(), now), now);
+    flush(now);
+    if (now.mono >= next_head_) {
+        publish_head(now);
+        next_head_ = std::max(next_head_ + kHeadInterval, now.mono);
+    }
+}
+
+Mono Broker::deadline() const {
+    Mono first = next_head_;
+    for (const auto& when : {freshness_.deadline(), ingest_.deadline()}) {
+        first = when ? std::min(first, *when) : first;
+    }
+    return degraded_ && !in_flight_ ? std::min(first, retry_at_) : first;
+}
+
+void Broker::publish_head(Now now) {
+    Head head;
+    head.pos = committed_pos_;
+    for (const auto& [name, stream] : streams_) {
+        if (stream.committed > 0) {
+            head.streams.push_back({name.first, name.second, stream.committed});
+        }
+    }
+    head.polls = polls();
+    Message message;
+    message.kind = Kind::kHead;
+    message.topic = "head";
+    message.origin = "broker";
+    message.epoch = epoch_;
+    message.pos = committed_pos_;
+    message.at = now.wall;
+    message.durable = !degraded_;
+    message.detail = std::move(head);
+    outputs_.publish(message);
+}
+
+// ---- What edges ask ----
+
+std::vector<PollState> Broker::polls() const {
+    std::vector<PollState> polls;
+    for (const std::string& origin : ingest_.order()) {
+        for (auto it = visible_polls_.lower_bound({origin, ""});
+             it != visible_polls_.end() && it->first.first == origin; ++it) {
+            polls.push_back(it->second);
+            polls.back()
+                .report.after.clear();  // The producer's positions; visible means delivered.
+        }
+    }
+    return polls;
+}
+
+void Broker::on_ask(const std::string& peer, const protocol::Ask& ask, Now now) {
+    const auto stream = streams_.find({ask.origin, ask.topic});
+    const std::uint64_t newest = stream == streams_.end() ? 0 : stream->second.committed;
+    protocol::Range answer{ask.id, ask.origin, ask.topic, epoch_, ask.range, {}, {}};
+    answer.range.to = std::min(ask.range.to, newest);
+    if (ask.range.from <= answer.range.to) {
+        auto found = outputs_.read_range(ask.origin, ask.topic, answer.range, now);
+        if (!found) {
+            log_warn("a range could not be read; the edge will ask again",
+                     {{"topic", ask.topic}, {"error", found.error().message}});
+            return;
+        }
+        answer.range = found->range;
+        answer.items = std::move(found->items);
+        for (Message& item : answer.items) {
+            item.epoch = epoch_;
+        }
+    }
+    ++counts_.ranges;
+    outputs_.reply(peer, std::move(answer));
+}
+
+void Broker::on_snapshot_request(const std::string& peer,
+                                 const protocol::SnapshotRequest& request) {
+    protocol::Snapshot snapshot;
+    snapshot.id = request.id;
+    snapshot.epoch = epoch_;
+    snapshot.pos = committed_pos_;
+    for (const auto& [name, stream] : streams_) {
+        if (stream.committed > 0) {
+            snapshot.streams.push_back({name.first, name.second, stream.committed});
+        }
+    }
+    snapshot.polls = polls();
+    for (const auto& [name, keys] : state_) {
+        for (const auto& [key, value] : keys) {
+            if (!overlay_.contains({name, key})) {
+                snapshot.values.push_back(value);
+            }
+        }
+    }
+    std::sort(snapshot.values.begin(), snapshot.values.end(),
+              [](const Message& a, const Message& b) { return a.pos < b.pos; });
+    for (const auto& [key, value] : overlay_) {
+        if (!value.final) {
+            snapshot.values.push_back(value);
+        }
+    }
+    ++counts_.snapshots;
+    outputs_.reply(peer, std::move(snapshot));
+}
+
+}  // namespace sigmacast::broker

@@ -1,0 +1,189 @@
+// The broker's decisions, in one place: what arrives is ordered (ingest.h) and judged
+// (freshness.h), written in one transaction with everything else that has arrived, and only then
+// seen by anybody: published, in snapshots, acknowledged. At most one batch is in flight; what
+// arrives meanwhile makes the next one.
+//
+//     on_frames / on_request  ->  pending  ->  outputs.commit(batch)  ->  on_committed  -> publish,
+//     acknowledge
+//
+// seq (of each origin and topic) and pos (of the log) are stamped when a batch is built. While the
+// database refuses, state is published at once without them, marked durable = false, events stay in
+// their producers' rings, and a commit of everything in force is tried each second.
+//
+// Pure: no socket, no thread, no clock. The outputs are called from within the calls below and must
+// not call back.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "broker/freshness.h"
+#include "broker/ingest.h"
+#include "common/message.h"
+#include "common/protocol.h"
+#include "storage/reader.h"
+#include "storage/records.h"
+
+namespace sigmacast::broker {
+
+inline constexpr Millis kHeadInterval{1000};
+inline constexpr Millis kRetryInterval{1000};  // Between commits while the database refuses.
+/// What may wait for the next commit; beyond it messages are left out, and repaired later.
+inline constexpr std::size_t kPendingBytesMax = 64u << 20;
+inline constexpr std::size_t kPendingMessagesMax = 100'000;
+/// Keys of all state topics together; a value of one more becomes a gap.
+inline constexpr std::size_t kKeysMax = 50'000;
+/// Keys that a transition names; of a poll with more it names none, which means all.
+inline constexpr std::size_t kTransitionKeysMax = 4096;
+
+class BrokerOutputs {
+ public:
+    /// To the feed, in this order.
+    virtual void publish(const Message& message) = 0;
+    /// To a peer on the repair socket.
+    virtual void reply(const std::string& peer, protocol::Any message) = 0;
+    /// To be answered with on_committed(), later.
+    virtual void commit(std::shared_ptr<const storage::Batch> batch) = 0;
+    virtual Result<storage::LogRange> read_range(const std::string& origin,
+                                                 const std::string& topic, sequence::Range range,
+                                                 Now now) = 0;
+
+ protected:
+    ~BrokerOutputs() = default;
+};
+
+class Broker {
+ public:
+    struct Counts {
+        std::uint64_t received = 0;    // Messages from producers that could be read.
+        std::uint64_t unreadable = 0;  // Messages and requests that could not.
+        std::uint64_t committed = 0;   // Rows.
+        std::uint64_t published = 0;
+        std::uint64_t batches = 0;
+        std::uint64_t refused = 0;  // Batches that the database refused.
+        std::uint64_t gaps = 0;     // Rows that stand for something lost.
+        std::uint64_t snapshots = 0;
+        std::uint64_t ranges = 0;
+    };
+
+    /// `outputs` outlives this object.
+    Broker(storage::Loaded loaded, BrokerOutputs& outputs, Random random);
+
+    /// Calls everything stale that was loaded. To be called once, first.
+    void start(Now now);
+    /// A batch of messages from the ingest socket.
+    void on_frames(const std::vector<Frames>& batch, Now now);
+    /// From the repair socket.
+    void on_request(const std::string& peer, protocol::Any request, Now now);
+    void on_committed(const Result<storage::Committed>& result, Now now);
+    void on_timer(Now now);
+    /// When on_timer() wants to be called.
+    [[nodiscard]] Mono deadline() const;
+
+    /// Nothing waits to be committed.
+    [[nodiscard]] bool idle() const {
+        return !in_flight_ && pending_.empty() && !ingest_.has_positions();
+    }
+    [[nodiscard]] bool durable() const { return !degraded_; }
+    [[nodiscard]] const std::string& epoch() const { return epoch_; }
+    [[nodiscard]] std::uint64_t pos() const { return committed_pos_; }
+    /// As heads carry them: in the order of arrival of their origins.
+    [[nodiscard]] std::vector<PollState> polls() const;
+    [[nodiscard]] const std::vector<std::string>& origins() const { return ingest_.order(); }
+    [[nodiscard]] const Counts& counts() const { return counts_; }
+    [[nodiscard]] const Ingest::Counts& ingest_counts() const { return ingest_.counts(); }
+    void count_unreadable() { ++counts_.unreadable; }
+
+ private:
+    using Name = std::pair<std::string, std::string>;  // origin, and topic or poll
+    using Polls = std::map<Name, PollState>;
+    struct Stream {
+        std::uint64_t seq = 0;        // Stamped.
+        std::uint64_t committed = 0;  // Visible.
+    };
+    struct Key {
+        std::string poll;
+        Bytes data;
+    };
+    /// What waits for a commit: messages in the order in which they will be published.
+    struct Pending {
+        std::vector<Message> messages;
+        Polls polls;
+        std::set<std::string> origins;
+        std::size_t bytes = 0;
+        [[nodiscard]] bool empty() const {
+            return messages.empty() && polls.empty() && origins.empty();
+        }
+    };
+    struct InFlight {
+        std::vector<Message> messages;
+        std::size_t known = 0;  // The first ones were published already, as not durable.
+        Polls polls;
+        std::set<std::string> origins;
+        std::vector<storage::Position> positions;
+    };
+
+    void restore_unpolled();
+    [[nodiscard]] Admit admit() const;
+    void take(Ingest::Actions actions, Now now);
+    void take_value(Message message, Now now);
+    void take_report(Message message, Now now);
+    void take_change(const Change& change, Now now);
+    void add(Message message);
+    void add_transition(const Change& change, const std::string& topic, Now now);
+    [[nodiscard]] std::vector<std::string> keys_of(const Name& stream,
+                                                   const std::string& poll) const;
+
+    void on_hello(const std::string& peer, const protocol::Hello& hello, Now now);
+    void on_ask(const std::string& peer, const protocol::Ask& ask, Now now);
+    void on_snapshot_request(const std::string& peer, const protocol::SnapshotRequest& request);
+
+    void flush(Now now);
+    void submit(std::size_t known, Now now);
+    void stamp(Message& message);
+    void make_visible(Message& message);
+    void publish(const Message& message);
+    void publish_head(Now now);
+    void on_refused(const Error& error, Now now);
+    void flow(std::vector<Message> messages, std::size_t from);
+    void flow_pending();
+    std::size_t put_back_in_force(Now now);
+
+    BrokerOutputs& outputs_;
+    Ingest ingest_;
+    Freshness freshness_;
+    std::string epoch_;
+    std::uint64_t pos_ = 0;            // Stamped.
+    std::uint64_t committed_pos_ = 0;  // Visible.
+    std::map<Name, Stream> streams_;
+
+    std::map<Name, std::map<std::string, Message>> state_;  // Committed: what a snapshot holds.
+    std::map<Name, std::map<std::string, Key>> keys_;       // Delivered, committed or not.
+    std::size_t key_count_ = 0;
+    Polls visible_polls_;
+    std::vector<PollState> restored_polls_;
+
+    Pending pending_;
+    std::optional<InFlight> in_flight_;
+    Mono next_head_{};
+
+    bool degraded_ = false;
+    Mono retry_at_{};
+    std::map<std::pair<Name, std::string>, Message>
+        overlay_;  // Published, not durable. The newest of each key.
+    std::map<std::pair<Name, std::string>, Change>
+        flowed_;  // Transitions that were not logged: topic, poll.
+    Polls flowed_polls_;
+    std::set<std::string> flowed_origins_;
+
+    Counts counts_;
+};
+
+}  // namespace sigmacast::broker

@@ -1,0 +1,217 @@
+#include "broker/freshness.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace sigmacast::broker {
+namespace {
+
+bool had_value(const PollState& state) {
+    // State without a poll exists only because a value arrived.
+    return state.age.as_of.has_value() || state.report.poll.empty();
+}
+
+/// as_of never goes back, and a report without one (the producer restarted) does not take it away.
+void keep_as_of(Age& age, const Age& before) {
+    if (!age.as_of) {
+        age.as_of = before.as_of;
+        age.uncertain = before.uncertain;
+    }
+}
+
+Age judge(const PollState& state, const Report& report) {
+    Age age;
+    age.as_of = report.as_of;
+    keep_as_of(age, state.age);
+    if (report.ok) {
+        age.quality = Quality::kLive;
+        return age;
+    }
+    age.quality = age.as_of ? Quality::kStale : Quality::kDown;
+    age.reason = report.unsupported ? "METHOD_NOT_FOUND" : report.code;
+    age.source = report.unsupported ? "engine" : report.source;
+    age.retry_at = report.retry_at;
+    return age;
+}
+
+}  // namespace
+
+std::vector<Change> Freshness::on_start(std::vector<PollState> polls, Now now) {
+    std::vector<Change> changes;
+    for (PollState& restored : polls) {
+        Origin& origin = origin_of(restored.origin, now);
+        const std::string name = restored.report.poll;
+        PollState& state = origin.polls[name].state;
+        state = std::move(restored);
+        origin.polls[name].heard = now.mono;
+        if (had_value(state)) {
+            if (auto change = fail(state, "BROKER_RESTARTED", "broker")) {
+                changes.push_back(std::move(*change));
+            }
+        }
+    }
+    return changes;
+}
+
+void Freshness::declare(const std::string& name, const std::vector<protocol::DeclaredPoll>& polls,
+                        Now now) {
+    Origin& origin = origin_of(name, now);
+    origin.head = now.mono;
+    for (const protocol::DeclaredPoll& declared : polls) {
+        if (Poll* poll = poll_of(origin, name, declared.name, now)) {
+            poll->state.report.topic = declared.topic;
+            poll->state.report.interval = declared.interval;
+            poll->state.report.deadline = declared.deadline;
+        }
+    }
+}
+
+void Freshness::follow(const std::string& name, Now now) {
+    Origin& origin = origin_of(name, now);
+    if (origin.polls.contains("")) {
+        return;
+    }
+    if (Poll* poll = poll_of(origin, name, "", now)) {
+        poll->state.age.quality = Quality::kLive;
+    }
+}
+
+std::optional<Change> Freshness::on_report(const std::string& name, const Report& report,
+                                           std::uint64_t seq, Now now) {
+    Poll* poll = poll_of(origin_of(name, now), name, report.poll, now);
+    if (poll == nullptr || report.poll.empty()) {
+        return std::nullopt;
+    }
+    poll->heard = now.mono;
+    PollState& state = poll->state;
+    const Report before = std::exchange(state.report, report);
+    state.report_seq = seq;
+    if (state.report.interval == Millis{0}) {
+        state.report.interval = before.interval;
+        state.report.deadline = before.deadline;
+    }
+    // The keys are the poll's whole set after a *good* answer: a failure says nothing about them.
+    if (!report.ok && !report.keys) {
+        state.report.keys = before.keys;
+    }
+    return set(state, judge(state, report));
+}
+
+std::optional<Change> Freshness::on_head(const std::string& name, Now now) {
+    Origin& origin = origin_of(name, now);
+    origin.head = now.mono;
+    const auto unpolled = origin.polls.find("");
+    if (unpolled == origin.polls.end()) {
+        return std::nullopt;
+    }
+    Age age;
+    age.quality = Quality::kLive;
+    return set(unpolled->second.state, std::move(age));
+}
+
+std::vector<Change> Freshness::on_tick(Now now) {
+    std::vector<Change> changes;
+    for (auto& [name, origin] : origins_) {
+        const bool origin_silent = now.mono - origin.head >= kHeadSilence;
+        for (auto& [poll_name, poll] : origin.polls) {
+            const auto silent = silent_at(poll);
+            std::optional<Change> change;
+            if (origin_silent) {
+                change = fail(poll.state, "PRODUCER_SILENT", "producer");
+            } else if (silent && now.mono >= *silent) {
+                change = fail(poll.state, "POLL_SILENT", "producer");
+            }
+            if (change) {
+                changes.push_back(std::move(*change));
+            }
+        }
+    }
+    return changes;
+}
+
+std::optional<Mono> Freshness::deadline() const {
+    std::optional<Mono> first;
+    const auto consider = [&first](Mono when) { first = first ? std::min(*first, when) : when; };
+    for (const auto& [name, origin] : origins_) {
+        // What is silent already needs no waking: only a message changes it. A silent producer
+        // hides silent polls.
+        for (const auto& [poll_name, poll] : origin.polls) {
+            if (poll.state.age.reason == "PRODUCER_SILENT") {
+                continue;
+            }
+            consider(origin.head + kHeadSilence);
+            if (const auto silent = silent_at(poll);
+                silent && poll.state.age.reason != "POLL_SILENT") {
+                consider(*silent);
+            }
+        }
+    }
+    return first;
+}
+
+const PollState* Freshness::find(const std::string& origin, const std::string& poll) const {
+    const auto owner = origins_.find(origin);
+    if (owner == origins_.end()) {
+        return nullptr;
+    }
+    const auto found = owner->second.polls.find(poll);
+    return found == owner->second.polls.end() ? nullptr : &found->second.state;
+}
+
+std::vector<PollState> Freshness::of_origin(const std::string& origin) const {
+    std::vector<PollState> states;
+    if (const auto owner = origins_.find(origin); owner != origins_.end()) {
+        for (const auto& [name, poll] : owner->second.polls) {
+            states.push_back(poll.state);
+        }
+    }
+    return states;
+}
+
+Freshness::Origin& Freshness::origin_of(const std::string& name, Now now) {
+    return origins_.try_emplace(name, Origin{now.mono, {}}).first->second;
+}
+
+Freshness::Poll* Freshness::poll_of(Origin& origin, const std::string& origin_name,
+                                    const std::string& poll, Now now) {
+    if (const auto found = origin.polls.find(poll); found != origin.polls.end()) {
+        return &found->second;
+    }
+    if (origin.polls.size() >= kPollsMax) {
+        return nullptr;
+    }
+    Poll& made = origin.polls[poll];
+    made.heard = now.mono;
+    made.state.origin = origin_name;
+    made.state.report.poll = poll;
+    return &made;
+}
+
+std::optional<Mono> Freshness::silent_at(const Poll& poll) {
+    if (poll.state.report.interval <= Millis{0}) {
+        return std::nullopt;
+    }
+    return poll.heard + poll_silence(poll.state.report.interval);
+}
+
+std::optional<Change> Freshness::set(PollState& state, Age age) {
+    const bool news = age.quality != state.age.quality || age.reason != state.age.reason ||
+                      age.source != state.age.source;
+    state.age = std::move(age);
+    if (!news) {
+        return std::nullopt;
+    }
+    return Change{state.origin, state.report.poll, state.report.topic, state.age};
+}
+
+std::optional<Change> Freshness::fail(PollState& state, std::string_view reason,
+                                      std::string_view source) {
+    Age age;
+    age.quality = had_value(state) ? Quality::kStale : Quality::kDown;
+    keep_as_of(age, state.age);
+    age.reason = reason;
+    age.source = source;
+    return set(state, std::move(age));
+}
+
+}  // namespace sigmacast::broker

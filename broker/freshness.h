@@ -1,0 +1,84 @@
+// Who is stale, and why. For each (origin, poll) it holds the newest report and judges the age of
+// its values from reports, and from silence: a good report makes live, a failed one stale (or down,
+// where there never was a value), 2 x interval + 2 s without a report is POLL_SILENT, 3 s without a
+// head of the origin is PRODUCER_SILENT. What silence made stale only a report makes live again.
+// The whole table is in common/EVENTS.md, "The broker".
+//
+// State that no poll feeds has the empty poll name; it follows its origin's heads.
+//
+// Pure: `now` goes in, changes come out, one for each change of quality, reason or source. No
+// thread of its own.
+#pragma once
+
+#include <cstddef>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/message.h"
+#include "common/protocol.h"
+
+namespace sigmacast::broker {
+
+inline constexpr Millis kHeadSilence{3000};
+inline constexpr Millis kPollSilenceExtra{2000};
+/// Polls of one origin; more are not watched.
+inline constexpr std::size_t kPollsMax = 256;
+
+/// The silence after which a poll of this interval is not believed to run any more.
+inline Millis poll_silence(Millis interval) {
+    return 2 * interval + kPollSilenceExtra;
+}
+
+struct Change {
+    std::string origin;
+    std::string poll;
+    std::string topic;  // Empty for the empty poll: its topics are those of its values.
+    Age age;
+};
+
+class Freshness {
+ public:
+    /// Takes what the database held: every value is stale, BROKER_RESTARTED, with its as_of kept,
+    /// until a good report.
+    std::vector<Change> on_start(std::vector<PollState> polls, Now now);
+    /// An instance has introduced itself: its polls are watched from now on.
+    void declare(const std::string& origin, const std::vector<protocol::DeclaredPoll>& polls,
+                 Now now);
+    /// The origin has state without a poll.
+    void follow(const std::string& origin, Now now);
+    std::optional<Change> on_report(const std::string& origin, const Report& report,
+                                    std::uint64_t seq, Now now);
+    std::optional<Change> on_head(const std::string& origin, Now now);
+    std::vector<Change> on_tick(Now now);
+    /// When the next silence would be complete.
+    [[nodiscard]] std::optional<Mono> deadline() const;
+
+    /// Null where the poll is not known. Valid until the next call.
+    [[nodiscard]] const PollState* find(const std::string& origin, const std::string& poll) const;
+    [[nodiscard]] std::vector<PollState> of_origin(const std::string& origin) const;
+
+ private:
+    struct Poll {
+        PollState state;
+        Mono heard;  // The last report, or when watching began.
+    };
+    struct Origin {
+        Mono head;  // The last head, or when watching began.
+        std::map<std::string, Poll> polls;
+    };
+
+    Origin& origin_of(const std::string& name, Now now);
+    static Poll* poll_of(Origin& origin, const std::string& origin_name, const std::string& poll,
+                         Now now);
+    static std::optional<Mono> silent_at(const Poll& poll);
+    static std::optional<Change> set(PollState& state, Age age);
+    static std::optional<Change> fail(PollState& state, std::string_view reason,
+                                      std::string_view source);
+
+    std::map<std::string, Origin> origins_;
+};
+
+}  // namespace sigmacast::broker

@@ -1,0 +1,343 @@
+// sigmacast-broker: sockets, clock, database and admin endpoint around the core in broker.h.
+// Decides nothing.
+#include <boost/json.hpp>
+#include <filesystem>
+#include <optional>
+#include <utility>
+
+#include "broker/broker.h"
+#include "common/admin.h"
+#include "common/bus.h"
+#include "common/log.h"
+#include "common/loop.h"
+#include "common/metrics.h"
+#include "common/program.h"
+#include "common/state_file.h"
+#include "storage/reader.h"
+#include "storage/writer.h"
+
+namespace sigmacast {
+namespace {
+
+/// A clean stop waits this long for what is pending to be committed.
+constexpr Millis kStopMax{5000};
+
+enum Socket : std::size_t { kIngest = 0, kFeed = 1, kRepair = 2 };
+
+std::string database_path(const Settings& settings) {
+    if (!settings.broker.database.empty()) {
+        return settings.broker.database;
+    }
+    return (std::filesystem::path(settings.data_dir) / "sigmacast.db").string();
+}
+
+std::vector<bus::SocketOptions> socket_options(const BrokerSettings& settings) {
+    std::vector<bus::SocketOptions> sockets(3);
+    sockets[kIngest].type = bus::SocketType::kSub;
+    sockets[kIngest].endpoint = settings.ingest;
+    sockets[kIngest].subscribe = {""};
+    sockets[kFeed].type = bus::SocketType::kXpub;
+    sockets[kFeed].endpoint = settings.feed;
+    sockets[kRepair].type = bus::SocketType::kRouter;
+    sockets[kRepair].endpoint = settings.repair;
+    for (bus::SocketOptions& socket : sockets) {
+        socket.bind = true;
+    }
+    return sockets;
+}
+
+/// Counters that live in the cores as plain numbers, brought up to date before each /metrics.
+class BrokerMetrics {
+ public:
+    explicit BrokerMetrics(Metrics& metrics) : metrics_(metrics) {}
+
+    void on_commit(const storage::CommitOutcome& outcome) {
+        const double seconds = static_cast<double>(outcome.took.count()) / 1e6;
+        metrics_.counter("sigmacast_broker_commit_seconds_total", "Time spent in commits")
+            .add(seconds);
+        metrics_.gauge("sigmacast_broker_commit_seconds", "How long the last commit took")
+            .set(seconds);
+    }
+
+    void update(const broker::Broker& broker, const storage::Writer& writer,
+                const bus::Node& node) {
+        const auto& counts = broker.counts();
+        const auto& ingest = broker.ingest_counts();
+        raise("sigmacast_broker_received_total", "Messages from producers", counts.received);
+        raise("sigmacast_broker_unreadable_total", "Messages that could not be read",
+              counts.unreadable);
+        raise("sigmacast_broker_dropped_total",
+              "Messages of another epoch or origin, or over a limit", ingest.dropped);
+        raise("sigmacast_broker_committed_total", "Rows committed to the log", counts.committed);
+        raise("sigmacast_broker_published_total", "Messages published to the edges",
+              counts.published);
+        raise("sigmacast_broker_batches_total", "Transactions", counts.batches);
+        raise("sigmacast_broker_refused_batches_total", "Transactions that the database refused",
+              counts.refused);
+        raise("sigmacast_broker_gaps_total", "Rows that stand for something lost", counts.gaps);
+        raise("sigmacast_broker_lost_total", "Positions that no producer had any more",
+              ingest.lost);
+        raise("sigmacast_broker_asks_total", "Ranges asked of producers", ingest.asks);
+        raise("sigmacast_broker_conflicts_total",
+              "Producers refused because another owns the origin", ingest.conflicts);
+        raise("sigmacast_broker_snapshots_total", "Snapshots for edges", counts.snapshots);
+        raise("sigmacast_broker_ranges_total", "Ranges for edges", counts.ranges);
+        raise("sigmacast_broker_trimmed_total", "Rows removed by retention", writer.rows_trimmed());
+        raise("sigmacast_broker_bus_dropped_total", "Messages that found the bus queue full",
+              node.dropped());
+        set("sigmacast_broker_pos", "Committed position of the log",
+            static_cast<double>(broker.pos()));
+        set("sigmacast_broker_durable", "1 while the database takes commits",
+            broker.durable() ? 1 : 0);
+        set("sigmacast_broker_database_bytes", "Bytes in use in the database",
+            static_cast<double>(writer.database_bytes()));
+    }
+
+ private:
+    void raise(const std::string& name, const std::string& help, std::uint64_t value) {
+        Counter& counter = metrics_.counter(name, help);
+        counter.add(static_cast<double>(value) - counter.value());
+    }
+    void set(const std::string& name, const std::string& help, double value) {
+        metrics_.gauge(name, help).set(value);
+    }
+
+    Metrics& metrics_;
+};
+
+boost::json::object describe(const PollState& poll, Now now) {
+    boost::json::object json{{"poll", poll.report.poll}, {"quality", to_string(poll.age.quality)}};
+    json["topic"] = poll.report.topic;
+    if (!poll.age.reason.empty()) {
+        json["reason"] = poll.age.reason;
+        json["source"] = poll.age.source;
+    }
+    if (poll.age.as_of) {
+        json["as_of"] = to_rfc3339(poll.age.as_of->wall);
+        json["age_ms"] = elapsed(poll.age.as_of->mono, now.mono).count();
+    }
+    if (poll.age.retry_at) {
+        json["retry_at"] = to_rfc3339(*poll.age.retry_at);
+    }
+    return json;
+}
+
+Readiness readiness(const broker::Broker& broker, Now now) {
+    boost::json::array origins;
+    const std::vector<PollState> all = broker.polls();
+    for (const std::string& name : broker.origins()) {
+        boost::json::array polls;
+        for (const PollState& poll : all) {
+            if (poll.origin == name) {
+                polls.push_back(describe(poll, now));
+            }
+        }
+        origins.push_back(boost::json::object{{"name", name}, {"polls", std::move(polls)}});
+    }
+    const boost::json::object json{{"ready", true},
+                                   {"durable", broker.durable()},
+                                   {"epoch", broker.epoch()},
+                                   {"pos", broker.pos()},
+                                   {"origins", std::move(origins)}};
+    return {true, boost::json::serialize(json)};
+}
+
+/// Runs on: the loop.
+class Service final : public broker::BrokerOutputs {
+ public:
+    Service(const Settings& settings, std::unique_ptr<storage::Store> store,
+            storage::LogReader reader)
+        : broker_(store->take_loaded(), *this, Random::from_system()),
+          reader_(std::move(reader)),
+          metrics_view_(metrics_),
+          timer_(loop_, [this] { on_timer(); }),
+          stop_timer_(loop_, [this] { give_up(); }),
+          node_(loop_, socket_options(settings.broker),
+                [this](auto batch) { on_batch(std::move(batch)); }),
+          writer_(std::move(store),
+                  {settings.broker.retain_values, settings.broker.retain_events,
+                   settings.broker.retain_bytes},
+                  [this](storage::CommitOutcome outcome) { post_outcome(std::move(outcome)); }),
+          admin_(
+              loop_, settings.broker.admin_port, metrics_,
+              [this] { return readiness(broker_, system_now()); },
+              [this] { metrics_view_.update(broker_, writer_, node_); }) {}
+
+    int run() {
+        for (const Result<>& started : {node_.start(), admin_.start()}) {
+            if (!started) {
+                log_error("cannot start", {{"error", started.error().message}});
+                return kExitFailed;
+            }
+        }
+        loop_.on_terminate([this] { begin_stop(); });
+        broker_.start(system_now());
+        log_info(
+            "ready",
+            {{"epoch", broker_.epoch()}, {"pos", broker_.pos()}, {"admin_port", admin_.port()}});
+        timer_.set(broker_.deadline());
+        loop_.run();
+        node_.stop();
+        writer_.stop();
+        log_info("stopped", {{"pos", broker_.pos()}});
+        return kExitOk;
+    }
+
+    void publish(const Message& message) override {
+        node_.send(kFeed, encode(message, system_now().mono));
+    }
+
+    void reply(const std::string& peer, protocol::Any message) override {
+        Frames frames = protocol::encode(message, system_now().mono);
+        frames.insert(frames.begin(), peer);
+        node_.send(kRepair, std::move(frames));
+    }
+
+    void commit(std::shared_ptr<const storage::Batch> batch) override {
+        writer_.submit(std::move(batch));
+    }
+
+    Result<storage::LogRange> read_range(const std::string& origin, const std::string& topic,
+                                         sequence::Range range, Now now) override {
+        return reader_.range(origin, topic, range, now);
+    }
+
+ private:
+    void on_batch(std::vector<bus::Incoming> batch) {
+        if (stopping_) {
+            return;  // Not acknowledged, so it is repaired after the next start.
+        }
+        std::vector<Frames> ingest;
+        for (bus::Incoming& incoming : batch) {
+            if (incoming.socket == kIngest) {
+                ingest.push_back(std::move(incoming.frames));
+            } else if (incoming.socket == kRepair) {
+                on_repair(std::move(incoming.frames));
+            }
+        }
+        if (!ingest.empty()) {
+            broker_.on_frames(ingest, system_now());
+        }
+        after_input();
+    }
+
+    void on_repair(Frames frames) {
+        if (frames.size() < 2) {
+            broker_.count_unreadable();
+            return;
+        }
+        const std::string peer = std::move(frames.front());
+        frames.erase(frames.begin());
+        const Now now = system_now();
+        auto request = protocol::decode(frames, now);
+        if (!request) {
+            broker_.count_unreadable();
+            log_debug("a request could not be read", {{"error", request.error().message}});
+            return;
+        }
+        broker_.on_request(peer, std::move(*request), now);
+    }
+
+    /// On the writer's thread.
+    void post_outcome(storage::CommitOutcome outcome) {
+        loop_.post([this, outcome = std::move(outcome)] {
+            metrics_view_.on_commit(outcome);
+            broker_.on_committed(outcome.result, system_now());
+            after_input();
+        });
+    }
+
+    void on_timer() {
+        broker_.on_timer(system_now());
+        after_input();
+    }
+
+    void after_input() {
+        timer_.set(broker_.deadline());
+        if (stopping_ && broker_.idle()) {
+            loop_.stop();
+        }
+    }
+
+    void begin_stop() {
+        stopping_ = true;
+        stop_timer_.set(system_now().mono + kStopMax);
+        after_input();
+    }
+
+    void give_up() {
+        log_error("stopping although not everything could be committed; producers still have it");
+        loop_.stop();
+    }
+
+    Loop loop_;
+    broker::Broker broker_;
+    storage::LogReader reader_;
+    Metrics metrics_;
+    BrokerMetrics metrics_view_;
+    Timer timer_;
+    Timer stop_timer_;
+    bus::Node node_;
+    storage::Writer writer_;  // Its thread posts to the loop: after it, ended before it.
+    Admin admin_;
+    bool stopping_ = false;
+};
+
+int fail(const Error& error) {
+    log_error("cannot start", {{"error", error.message}});
+    return kExitFailed;
+}
+
+int run_broker(const Settings& settings) {
+    const std::string path = database_path(settings);
+    const auto folder = std::filesystem::path(path).parent_path();
+    std::error_code ignored;  // What is wrong with the folder shows when the lock is taken.
+    if (!folder.empty()) {
+        std::filesystem::create_directories(folder, ignored);
+    }
+    const auto lock = FileLock::take(path + ".lock");
+    if (!lock) {
+        const Error& error = lock.error();
+        return fail(error.code == Errc::kConflict
+                        ? Error{error.code,
+                                path +
+                                    " is in use by another broker: stop that one, or name another "
+                                    "file in broker.database"}
+                        : error);
+    }
+    auto store = storage::Store::open(path, system_now());
+    if (!store) {
+        return fail(store.error());
+    }
+    for (const std::string& repair : (*store)->repairs()) {
+        log_error("repaired at start", {{"what", repair}});
+    }
+    auto reader = storage::LogReader::open(path);
+    if (!reader) {
+        return fail(reader.error());
+    }
+    Service service(settings, std::move(*store), std::move(*reader));
+    return service.run();
+}
+
+}  // namespace
+}  // namespace sigmacast
+
+int main(int argc, char** argv) {
+    std::optional<std::uint16_t> admin_port;
+    std::optional<std::string> database;
+    const sigmacast::ProgramInfo info{
+        .name = "sigmacast-broker",
+        .summary = "Keeps the event log and the last-known-good state, and feeds the edges.",
+        .options = {{"--admin-port", "Port of /livez, /readyz and /metrics", &admin_port},
+                    {"--database", "The database file", &database}},
+        .apply = [&](sigmacast::Settings& settings) {
+            if (admin_port) {
+                settings.broker.admin_port = *admin_port;
+            }
+            if (database) {
+                settings.broker.database = *database;
+            }
+        }};
+    return sigmacast::run_program(argc, argv, info, sigmacast::run_broker);
+}
