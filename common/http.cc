@@ -12,6 +12,7 @@
 #include <boost/url/parse.hpp>
 #include <boost/url/url_view.hpp>
 #include <cctype>
+#include <charconv>
 #include <ctime>
 #include <deque>
 #include <exception>
@@ -616,6 +617,11 @@ struct Base {
     std::string name;  // "http://127.0.0.1:5000", for messages.
 };
 
+bool parse_port(std::string_view text, std::uint16_t& port) {
+    const auto parsed = std::from_chars(text.data(), text.data() + text.size(), port);
+    return parsed.ec == std::errc() && parsed.ptr == text.data() + text.size() && port > 0;
+}
+
 Result<Base> parse_base(const std::string& text) {
     const auto parsed = boost::urls::parse_uri(text);
     if (!parsed || parsed->scheme() != "http" || parsed->host().empty()) {
@@ -623,10 +629,9 @@ Result<Base> parse_base(const std::string& text) {
     }
     Base base;
     base.host = without_brackets(parsed->host());
-    if (parsed->has_port() && parsed->port_number() == 0) {
-        return Error{Errc::kInvalid, "'" + text + "' has no port that can be connected to"};
+    if (!parsed->port().empty() && !parse_port(parsed->port(), base.port)) {
+        return Error{Errc::kInvalid, "'" + text + "' has no port from 1 to 65535"};
     }
-    base.port = parsed->has_port() ? parsed->port_number() : std::uint16_t{80};
     base.path = std::string(parsed->encoded_path());
     while (!base.path.empty() && base.path.back() == '/') {
         base.path.pop_back();
