@@ -1,0 +1,322 @@
+#include "ops/cli/options.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <charconv>
+#include <sstream>
+
+namespace sigmacast::cli {
+namespace {
+
+constexpr std::uint16_t kDefaultPort = 12080;
+
+Error invalid(std::string message) {
+    return {Errc::kInvalid, std::move(message)};
+}
+
+bool looks_like_server(std::string_view text) {
+    return text.find("://") != std::string_view::npos || text.find(':') != std::string_view::npos ||
+           text == "localhost";
+}
+
+Result<std::uint16_t> parse_port(std::string_view digits, std::string_view url) {
+    unsigned port = 0;
+    const auto [end, ec] = std::from_chars(digits.data(), digits.data() + digits.size(), port);
+    if (ec != std::errc{} || end != digits.data() + digits.size() || port == 0 || port > 65535) {
+        return invalid("'" + std::string(url) + "': '" + std::string(digits) +
+                       "' is not a port (1 to 65535)");
+    }
+    return static_cast<std::uint16_t>(port);
+}
+
+/// What the options are read into before they are checked.
+struct Raw {
+    std::vector<std::string> tail_arguments;
+    std::string url;
+    std::string duration;
+    std::string timeout = "30s";
+    std::string kind = "event";
+    std::uint64_t count = 0;
+    std::uint16_t edges = 0;
+    TailCommand tail;
+    StateCommand state;
+    StatusCommand status;
+    LogCommand log;
+    PublishCommand publish;
+};
+
+struct Commands {
+    CLI::App* tail;
+    CLI::App* state;
+    CLI::App* status;
+    CLI::App* log;
+    CLI::App* publish;
+};
+
+void declare_tail(CLI::App& sub, Raw& raw) {
+    sub.add_option(
+           "arguments", raw.tail_arguments,
+           "Address of an edge (default ws://127.0.0.1:12080/ws), then topics (default: all)")
+        ->type_name("[URL] [TOPIC...]");
+    sub.add_flag("--json", raw.tail.json, "Print each message as one line of JSON, as it came");
+    sub.add_flag("--ticks", raw.tail.ticks, "Show also that values were confirmed unchanged");
+    sub.add_option("--count", raw.count, "End after this many values, events and transitions")
+        ->check(CLI::PositiveNumber)
+        ->type_name("N");
+    sub.add_option("--for", raw.duration, "End after this time, as 30s or 5m")
+        ->type_name("DURATION");
+    sub.footer(
+        "Colours are used on a terminal, unless NO_COLOR is set. Ends with 0, or with 1 where no\n"
+        "edge was reached or it refused for good.");
+}
+
+void declare_state(CLI::App& sub, Raw& raw) {
+    sub.add_option("url", raw.url, "Address of an edge (default http://127.0.0.1:12080)")
+        ->type_name("URL");
+    sub.add_flag("--json", raw.state.json, "Print the edge's answer as it came");
+}
+
+void declare_status(CLI::App& sub, Raw& raw) {
+    sub.add_option("-c,--config", raw.status.config, "Configuration file, for the ports")
+        ->type_name("FILE");
+    sub.add_option("--edges", raw.edges, "How many edges there should be (default 2)")
+        ->check(CLI::Range(1, 64))
+        ->type_name("N");
+    sub.add_flag("--json", raw.status.json, "Print one JSON object");
+    sub.footer("Ends with 1 when something is not ready.");
+}
+
+void declare_log(CLI::App& sub, Raw& raw) {
+    sub.add_option("database", raw.log.database, "The broker's database, as data/sigmacast.db")
+        ->required()
+        ->type_name("DB");
+    sub.add_option("--topic", raw.log.topic, "Only this topic")->type_name("TOPIC");
+    sub.add_option("--origin", raw.log.origin, "Only this origin")->type_name("NAME");
+    sub.add_option("--from", raw.log.from, "From this position on")->type_name("POS");
+    sub.add_option("--to", raw.log.to, "Up to this position")->type_name("POS");
+    sub.add_option("--since", raw.log.since,
+                   "From this time on: RFC 3339, or 10m for ten minutes ago")
+        ->type_name("TIME");
+    sub.add_option("--until", raw.log.until, "Up to this time")->type_name("TIME");
+    sub.add_option("--limit", raw.log.limit, "At most this many rows, the newest (default 1000)")
+        ->check(CLI::Range(1, 1'000'000))
+        ->type_name("N");
+    sub.add_flag("--json", raw.log.json, "Print each row as one line of JSON");
+}
+
+void declare_publish(CLI::App& sub, Raw& raw) {
+    sub.add_option("-c,--config", raw.publish.config,
+                   "Configuration file, for broker and data folder")
+        ->type_name("FILE");
+    sub.add_option("--data-dir", raw.publish.data_dir, "Folder for lock and counter")
+        ->type_name("DIR");
+    sub.add_option("--origin", raw.publish.origin, "Name to publish under (default publish@HOST)")
+        ->type_name("NAME");
+    sub.add_option("--kind", raw.kind,
+                   "What a line is where it has no `kind` of its own (default event)")
+        ->check(CLI::IsMember({"event", "state"}))
+        ->type_name("event|state");
+    sub.add_option("--timeout", raw.timeout, "How long the broker may take to answer (default 30s)")
+        ->type_name("DURATION");
+    sub.footer(
+        "Reads one event a line: {\"type\":\"note\",\"key\":\"k\",\"data\":{\"text\":\"hello\"}}. "
+        "Ends with 1 when a\n"
+        "line was bad or not everything is durable. A second one under the same name waits.");
+}
+
+Commands declare(CLI::App& app, Raw& raw) {
+    app.require_subcommand(1);
+    app.set_version_flag("--version", std::string("sigmacast ") + SIGMACAST_VERSION);
+    const Commands commands{
+        app.add_subcommand("tail", "Follow the feed, with the age and quality of every value"),
+        app.add_subcommand("state", "The newest value of every topic, as an edge knows it"),
+        app.add_subcommand("status", "Which process is ready, breakers, the age of every topic"),
+        app.add_subcommand("log", "Read the broker's event log"),
+        app.add_subcommand("publish", "Publish events from standard input")};
+    declare_tail(*commands.tail, raw);
+    declare_state(*commands.state, raw);
+    declare_status(*commands.status, raw);
+    declare_log(*commands.log, raw);
+    declare_publish(*commands.publish, raw);
+    for (CLI::App* sub : app.get_subcommands({})) {
+        sub->set_version_flag("--version", std::string("sigmacast ") + SIGMACAST_VERSION);
+    }
+    return commands;
+}
+
+Result<Command> finish_tail(Raw& raw) {
+    TailCommand& tail = raw.tail;
+    std::string url = "ws://127.0.0.1:12080/ws";
+    auto first_topic = raw.tail_arguments.begin();
+    if (first_topic != raw.tail_arguments.end() && looks_like_server(*first_topic)) {
+        url = *first_topic++;
+    }
+    if (first_topic != raw.tail_arguments.end()) {
+        tail.topics.assign(first_topic, raw.tail_arguments.end());
+    }
+    const Result<Endpoint> server = parse_endpoint(url, "ws", "/ws");
+    if (!server) {
+        return server.error();
+    }
+    tail.server = *server;
+    tail.url = "ws://" + server->authority() + server->path;
+    if (raw.count > 0) {
+        tail.count = raw.count;
+    }
+    if (!raw.duration.empty()) {
+        const Result<Millis> duration = parse_duration(raw.duration);
+        if (!duration) {
+            return duration.error().within("--for");
+        }
+        tail.duration = *duration;
+    }
+    return Command(tail);
+}
+
+Result<Command> finish_state(Raw& raw) {
+    const Result<Endpoint> server =
+        parse_endpoint(raw.url.empty() ? "http://127.0.0.1:12080" : raw.url, "http", "/");
+    if (!server) {
+        return server.error();
+    }
+    raw.state.server = *server;
+    raw.state.url = "http://" + server->authority();
+    return Command(raw.state);
+}
+
+Result<Command> finish_log(const Raw& raw) {
+    if (raw.log.from > raw.log.to) {
+        return invalid("--from is beyond --to");
+    }
+    for (const std::string* moment : {&raw.log.since, &raw.log.until}) {
+        if (!moment->empty()) {
+            const Result<Wall> parsed = parse_moment(*moment, Wall{});
+            if (!parsed) {
+                return parsed.error();
+            }
+        }
+    }
+    return Command(raw.log);
+}
+
+Result<Command> finish_publish(Raw& raw) {
+    const Result<Millis> timeout = parse_duration(raw.timeout);
+    if (!timeout) {
+        return timeout.error().within("--timeout");
+    }
+    if (*timeout <= Millis{0}) {
+        return invalid("--timeout has to be above zero");
+    }
+    raw.publish.timeout = *timeout;
+    raw.publish.state = raw.kind == "state";
+    return Command(raw.publish);
+}
+
+Result<Command> finish(const Commands& commands, Raw& raw) {
+    if (commands.tail->parsed()) {
+        return finish_tail(raw);
+    }
+    if (commands.state->parsed()) {
+        return finish_state(raw);
+    }
+    if (commands.status->parsed()) {
+        if (raw.edges > 0) {
+            raw.status.edges = raw.edges;
+        }
+        return Command(raw.status);
+    }
+    if (commands.log->parsed()) {
+        return finish_log(raw);
+    }
+    return finish_publish(raw);
+}
+
+}  // namespace
+
+std::string Endpoint::authority() const {
+    const bool v6 = host.find(':') != std::string::npos;
+    return (v6 ? "[" + host + "]" : host) + ":" + std::to_string(port);
+}
+
+Result<Endpoint> parse_endpoint(std::string_view url, std::string_view scheme,
+                                std::string_view path) {
+    const std::string shown(url);
+    std::string_view rest = url;
+    if (const auto mark = rest.find("://"); mark != std::string_view::npos) {
+        const std::string_view given = rest.substr(0, mark);
+        if (given == std::string(scheme) + "s") {
+            return invalid("'" + shown + "': " + std::string(given) +
+                           " is not supported; give the edge's own address, as " +
+                           std::string(scheme) + "://127.0.0.1:12080");
+        }
+        if (given != scheme && given != "ws" && given != "http") {
+            return invalid("'" + shown + "': expected " + std::string(scheme) + "://host:port");
+        }
+        rest.remove_prefix(mark + 3);
+    }
+    Endpoint endpoint{.host = {}, .port = kDefaultPort, .path = std::string(path)};
+    const std::string_view authority = rest.substr(0, rest.find_first_of("/?#"));
+    if (authority.size() < rest.size() && rest.substr(authority.size()) != "/") {
+        endpoint.path = rest.substr(authority.size());
+    }
+    std::string_view port;
+    if (authority.starts_with('[')) {
+        const auto end = authority.find(']');
+        if (end == std::string_view::npos) {
+            return invalid("'" + shown + "': the bracket of the IPv6 address is not closed");
+        }
+        endpoint.host = authority.substr(1, end - 1);
+        port = authority.substr(end + 1);
+    } else {
+        endpoint.host = authority.substr(0, authority.find(':'));
+        port = authority.substr(endpoint.host.size());
+    }
+    if (endpoint.host.empty() || endpoint.host.find('@') != std::string::npos) {
+        return invalid("'" + shown + "': expected " + std::string(scheme) + "://host:port");
+    }
+    if (!port.empty()) {
+        const Result<std::uint16_t> number = parse_port(port.substr(1), url);
+        if (!number) {
+            return number.error();
+        }
+        endpoint.port = *number;
+    }
+    return endpoint;
+}
+
+Result<Wall> parse_moment(std::string_view text, Wall now) {
+    if (const Result<Millis> ago = parse_duration(text)) {
+        return now - *ago;
+    }
+    if (const Result<Wall> moment = parse_rfc3339(text)) {
+        return *moment;
+    }
+    return invalid("'" + std::string(text) +
+                   "' is neither a time (2026-11-20T23:58:24Z) nor a duration ago (10m)");
+}
+
+Parsed parse_command_line(int argc, const char* const* argv) {
+    Raw raw;
+    CLI::App app("Watch, inspect and feed a Sigmacast.", "sigmacast");
+    const Commands commands = declare(app, raw);
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::Success& wanted) {  // --help and --version.
+        std::ostringstream out;
+        std::ostringstream err;
+        return {.command = {}, .exit_code = app.exit(wanted, out, err), .text = out.str()};
+    } catch (const CLI::ParseError& problem) {
+        return {.command = {},
+                .exit_code = kExitUsage,
+                .text = "sigmacast: " + std::string(problem.what()) + " (see --help)\n"};
+    }
+    Result<Command> command = finish(commands, raw);
+    if (!command) {
+        return {.command = {},
+                .exit_code = kExitUsage,
+                .text = "sigmacast: " + command.error().message + "\n"};
+    }
+    return {.command = std::move(*command), .exit_code = std::nullopt, .text = {}};
+}
+
+}  // namespace sigmacast::cli

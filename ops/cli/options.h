@@ -1,0 +1,98 @@
+// What was asked for on the command line of `sigmacast`: one struct for each subcommand, filled and
+// checked, with defaults that work. CLI11 stays in the .cc. Pure apart from the texts of --help;
+// runs on: the main thread.
+//
+//     Parsed parsed = parse_command_line(argc, argv);
+//     if (parsed.exit_code) { print parsed.text; return *parsed.exit_code; }
+//     std::visit(run, parsed.command);
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "common/result.h"
+#include "common/time.h"
+
+namespace sigmacast::cli {
+
+inline constexpr int kExitOk = 0;
+inline constexpr int kExitFailed = 1;  // Not ready, not durable, not reached.
+inline constexpr int kExitUsage = 2;   // The command line or the configuration is wrong.
+
+/// Where a server is: scheme://host:port/path, taken apart. `path` begins with a slash.
+struct Endpoint {
+    std::string host;
+    std::uint16_t port = 0;
+    std::string path;
+
+    /// host:port, with brackets around an IPv6 address.
+    [[nodiscard]] std::string authority() const;
+};
+
+/// `scheme` is ws or http. A bare host:port is completed; the port defaults to 12080, the path to
+/// `path`. Errors: kInvalid, naming what is wrong with the URL.
+Result<Endpoint> parse_endpoint(std::string_view url, std::string_view scheme,
+                                std::string_view path);
+
+struct TailCommand {
+    Endpoint server;
+    std::string url;  // As it is shown.
+    std::vector<std::string> topics = {"*"};
+    bool json = false;
+    bool ticks = false;
+    std::optional<std::uint64_t> count;
+    std::optional<Millis> duration;
+};
+
+struct StateCommand {
+    Endpoint server;
+    std::string url;
+    bool json = false;
+};
+
+struct StatusCommand {
+    std::string config;
+    std::optional<std::uint16_t> edges;  // Absent: two, and those that follow on the next ports.
+    bool json = false;
+};
+
+struct LogCommand {
+    std::string database;
+    std::string topic;
+    std::string origin;
+    std::uint64_t from = 0;
+    std::uint64_t to = INT64_MAX;  // The largest position that a log has.
+    std::string since;             // RFC 3339, or a duration before now.
+    std::string until;
+    std::uint64_t limit = 1000;
+    bool json = false;
+};
+
+struct PublishCommand {
+    std::string config;
+    std::string data_dir;
+    std::string origin;  // Empty: publish@<host>.
+    bool state = false;
+    Millis timeout{30'000};
+};
+
+using Command = std::variant<std::monostate, TailCommand, StateCommand, StatusCommand, LogCommand,
+                             PublishCommand>;
+
+struct Parsed {
+    Command command;
+    std::optional<int> exit_code;  // Set for --help, --version and mistakes: print `text`, end.
+    std::string text;
+};
+
+Parsed parse_command_line(int argc, const char* const* argv);
+
+/// A time as --since and --until take it: RFC 3339, or a Go duration before `now`. Errors:
+/// kInvalid.
+Result<Wall> parse_moment(std::string_view text, Wall now);
+
+}  // namespace sigmacast::cli

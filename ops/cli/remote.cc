@@ -1,0 +1,64 @@
+#include "ops/cli/remote.h"
+
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "common/loop.h"
+
+namespace sigmacast::cli {
+namespace {
+
+constexpr std::size_t kBodyBytesMax = 64u << 20;  // An edge's whole state.
+
+/// "http://h:1: connection refused" as the other side of the sentence, whatever the client put
+/// before it.
+Error explain(const Error& error, const std::string& base) {
+    std::string why = error.message;
+    if (const auto at = why.find(base); at == 0) {
+        why = why.substr(base.size());
+        why.erase(0, why.find_first_not_of(": /"));
+    }
+    return {error.code,
+            "cannot reach " + base + ": " + why + ". Is it running? ops/run --status tells."};
+}
+
+}  // namespace
+
+std::vector<Result<http::Response>> get_all(const std::vector<Question>& questions) {
+    Loop loop;
+    std::vector<std::unique_ptr<http::Client>> clients;
+    std::vector<std::optional<Result<http::Response>>> answers(questions.size());
+    std::size_t open = questions.size();
+    const Mono deadline = system_now().mono + kRequestMax;
+    for (std::size_t i = 0; i < questions.size(); ++i) {
+        http::ClientOptions options;
+        options.body_bytes_max = kBodyBytesMax;
+        clients.push_back(std::make_unique<http::Client>(loop, questions[i].base, options));
+        clients.back()->request("GET", questions[i].target, {}, deadline,
+                                [&, i](Result<http::Response> answer) {
+                                    answers[i] = std::move(answer);
+                                    if (--open == 0) {
+                                        loop.stop();
+                                    }
+                                });
+    }
+    if (open > 0) {
+        loop.run();
+    }
+    std::vector<Result<http::Response>> done;
+    for (std::size_t i = 0; i < questions.size(); ++i) {
+        if (*answers[i]) {
+            done.push_back(std::move(**answers[i]));
+        } else {
+            done.push_back(explain(answers[i]->error(), questions[i].base));
+        }
+    }
+    return done;
+}
+
+Result<http::Response> get(const std::string& base, const std::string& target) {
+    return std::move(get_all({{base, target}}).front());
+}
+
+}  // namespace sigmacast::cli

@@ -1,0 +1,41 @@
+// Asking the programs that run: one HTTP request after the other, and what their answers say. Runs
+// on: the main thread, blocking.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/http.h"
+#include "common/result.h"
+#include "common/time.h"
+#include "ops/cli/format.h"
+
+namespace sigmacast::cli {
+
+/// Each request ends after this time at the latest.
+inline constexpr Millis kRequestMax{3'000};
+
+/// Errors: kUnavailable, kTimeout, with a sentence that says what to do.
+Result<http::Response> get(const std::string& base, const std::string& target);
+/// The same for several, all at once; answers in the order of the questions.
+struct Question {
+    std::string base;
+    std::string target;
+};
+std::vector<Result<http::Response>> get_all(const std::vector<Question>& questions);
+
+/// One value, or one poll, as /api/v1/state tells it.
+struct StateRow {
+    std::string topic;
+    std::string key;
+    std::string origin;
+    AgeView age;
+    std::string summary;
+};
+
+/// The values of an answer of /api/v1/state, by topic, origin and key: every object in it that has
+/// a `type` and a `quality`, wherever it stands. Errors: kInvalid.
+Result<std::vector<StateRow>> state_rows(std::string_view body);
+
+}  // namespace sigmacast::cli

@@ -1,0 +1,251 @@
+#include <boost/json.hpp>
+#include <cstdlib>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/codec.h"
+#include "common/settings.h"
+#include "ops/cli/commands.h"
+#include "ops/cli/output.h"
+#include "ops/cli/remote.h"
+
+namespace sigmacast::cli {
+namespace {
+
+namespace json = boost::json;
+
+constexpr std::uint16_t kEdgesExpected = 2;  // As ops/run starts them.
+constexpr std::uint16_t kEdgesMax = 64;
+
+struct Process {
+    std::string name;
+    std::string base;
+    std::string target;
+    bool answers = false;
+    bool ready = false;
+    json::object body;
+    std::string problem;  // Where it does not answer.
+};
+
+std::string text(const json::object& object, std::string_view name) {
+    const json::value* value = object.if_contains(name);
+    return value && value->is_string() ? std::string(value->get_string()) : std::string();
+}
+
+void take_answer(Process& process, const Result<http::Response>& answer) {
+    if (!answer) {
+        process.problem = "does not answer";
+        const std::string before = "cannot reach " + process.base + ": ";
+        const auto end = answer.error().message.find(". Is it running?");
+        if (answer.error().message.starts_with(before)) {
+            process.problem +=
+                ": " + answer.error().message.substr(before.size(), end - before.size());
+        }
+        return;
+    }
+    process.answers = true;
+    if (const auto parsed = parse_json(answer->body); parsed && parsed->is_object()) {
+        process.body = parsed->get_object();
+    }
+    const json::value* ready = process.body.if_contains("ready");
+    process.ready = answer->status == 200 && !(ready && ready->is_bool() && !ready->get_bool());
+}
+
+void ask(std::vector<Process>& processes) {
+    std::vector<Question> questions;
+    for (const Process& process : processes) {
+        questions.push_back({process.base, process.target});
+    }
+    const auto answers = get_all(questions);
+    for (std::size_t i = 0; i < processes.size(); ++i) {
+        take_answer(processes[i], answers[i]);
+    }
+}
+
+std::string loopback_or(const std::string& host) {
+    const bool any = host == "0.0.0.0" || host == "::" || host.empty();
+    const std::string shown = any ? "127.0.0.1" : host;
+    return shown.find(':') == std::string::npos ? shown : "[" + shown + "]";
+}
+
+Process edge(const Settings& settings, unsigned number) {
+    const unsigned port = settings.edge.port + number;
+    return {.name = "edge " + std::to_string(port),
+            .base = "http://" + loopback_or(settings.edge.host) + ":" + std::to_string(port),
+            .target = "/api/v1/health",
+            .body = {},
+            .problem = {}};
+}
+
+/// Producer, broker, and the edges that there should be; then, unless a number was asked for, those
+/// that answer on the next ports.
+std::vector<Process> look_at(const Settings& settings, std::optional<std::uint16_t> edges) {
+    const auto admin = [](std::string name, std::uint16_t port) {
+        return Process{.name = std::move(name),
+                       .base = "http://127.0.0.1:" + std::to_string(port),
+                       .target = "/readyz",
+                       .body = {},
+                       .problem = {}};
+    };
+    std::vector<Process> processes{admin("producer", settings.producer.admin_port),
+                                   admin("broker", settings.broker.admin_port)};
+    unsigned number = 0;
+    for (; number < edges.value_or(kEdgesExpected); ++number) {
+        processes.push_back(edge(settings, number));
+    }
+    ask(processes);
+    for (; !edges && number < kEdgesMax; ++number) {
+        std::vector<Process> next{edge(settings, number)};
+        ask(next);
+        if (!next.front().answers || !next.front().body.contains("uplink")) {
+            break;
+        }
+        processes.push_back(std::move(next.front()));
+    }
+    return processes;
+}
+
+std::string detail(const Process& process) {
+    if (!process.answers) {
+        return process.problem;
+    }
+    std::string out;
+    for (const std::string_view name : {"status", "error", "reason", "state", "origin",
+                                        "engine_url", "uplink", "clients", "values", "pos"}) {
+        const json::value* value = process.body.if_contains(name);
+        if (!value || value->is_null() || value->is_structured()) {
+            continue;
+        }
+        const std::string shown =
+            value->is_string() ? std::string(value->get_string()) : json::serialize(*value);
+        out += (out.empty() ? "" : ", ") + std::string(name) + " " + shown;
+    }
+    return out;
+}
+
+const json::array& list(const json::object& object, std::string_view name) {
+    static const json::array kNone;
+    const json::value* value = object.if_contains(name);
+    return value && value->is_array() ? value->get_array() : kNone;
+}
+
+std::string breakers_table(const json::array& breakers, Wall now, const Paint& paint) {
+    std::vector<std::vector<Cell>> rows;
+    for (const json::value& value : breakers) {
+        if (!value.is_object()) {
+            continue;
+        }
+        const json::object& breaker = value.get_object();
+        const std::string state = text(breaker, "state");
+        const json::value* failures = breaker.if_contains("consecutive_failures");
+        std::string retry;
+        if (const auto at = parse_rfc3339(text(breaker, "retry_at")); at && state != "closed") {
+            retry = *at > now ? "in " + countdown_text(*at - now) : "due";
+        }
+        rows.push_back({{text(breaker, "name"), {}},
+                        {state, state},
+                        {failures ? json::serialize(*failures) : "-", {}},
+                        {retry, {}},
+                        {text(breaker, "last_error"), {}}});
+    }
+    return rows.empty()
+               ? ""
+               : table({"breaker", "state", "failures", "retry", "last error"}, rows, paint);
+}
+
+std::string sources_table(const json::array& sources, const Paint& paint) {
+    std::vector<std::vector<Cell>> rows;
+    for (const json::value& value : sources) {
+        if (!value.is_object()) {
+            continue;
+        }
+        const json::object& source = value.get_object();
+        const AgeView age = age_of(source);
+        rows.push_back({{text(source, "topic"), {}},
+                        {text(source, "poll"), {}},
+                        {text(source, "origin"), {}},
+                        {age.quality, age.quality},
+                        {age.age ? age_text(*age.age) : "-", {}},
+                        {age.reason + (age.source.empty() ? "" : " (" + age.source + ")"), {}}});
+    }
+    return rows.empty()
+               ? ""
+               : table({"topic", "poll", "origin", "quality", "age", "reason"}, rows, paint);
+}
+
+std::string processes_table(const std::vector<Process>& processes, const Paint& paint) {
+    std::vector<std::vector<Cell>> rows;
+    for (const Process& process : processes) {
+        const std::string state = process.ready ? "ready" : process.answers ? "not ready" : "down";
+        rows.push_back(
+            {{process.name, {}}, {process.base, {}}, {state, state}, {detail(process), {}}});
+    }
+    return table({"process", "address", "state", "detail"}, rows, paint);
+}
+
+std::string as_json(const std::vector<Process>& processes, bool ready, const json::value& breakers,
+                    const json::array& sources) {
+    json::array list;
+    for (const Process& process : processes) {
+        list.push_back({{"name", process.name},
+                        {"address", process.base},
+                        {"answers", process.answers},
+                        {"ready", process.ready},
+                        {"problem", process.problem},
+                        {"detail", process.body}});
+    }
+    return json::serialize(json::value{{"ready", ready},
+                                       {"processes", std::move(list)},
+                                       {"breakers", breakers},
+                                       {"sources", sources}}) +
+           "\n";
+}
+
+}  // namespace
+
+int run_status(const StatusCommand& command) {
+    std::vector<std::string> notes;
+    const auto settings = load_settings(
+        command.config, [](const char* name) -> const char* { return std::getenv(name); }, notes);
+    if (!settings) {
+        complain(settings.error().message);
+        return kExitUsage;
+    }
+    const std::vector<Process> processes = look_at(*settings, command.edges);
+    bool ready = true;
+    const Process* teller =
+        nullptr;  // An edge that can tell of breakers and topics, best one that is ready.
+    for (const Process& process : processes) {
+        ready = ready && process.ready;
+        const bool tells = process.answers && process.body.contains("sources");
+        if (tells && (!teller || (process.ready && !teller->ready))) {
+            teller = &process;
+        }
+    }
+    json::array breakers;
+    if (teller) {
+        const auto answer = get(teller->base, "/api/v1/status/circuit-breaker");
+        if (const auto parsed =
+                answer ? parse_json(answer->body) : Result<json::value>(answer.error());
+            parsed && parsed->is_object()) {
+            breakers = list(parsed->get_object(), "breakers");
+        }
+    }
+    const json::array sources = teller ? list(teller->body, "sources") : json::array();
+    const Paint paint = paint_for_stdout();
+    std::string out;
+    if (command.json) {
+        out = as_json(processes, ready, breakers, sources);
+    } else {
+        out = processes_table(processes, paint);
+        for (const std::string& more :
+             {breakers_table(breakers, system_now().wall, paint), sources_table(sources, paint)}) {
+            out += more.empty() ? "" : "\n" + more;
+        }
+    }
+    (void)print(out);
+    return ready ? kExitOk : kExitFailed;
+}
+
+}  // namespace sigmacast::cli

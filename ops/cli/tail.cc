@@ -1,0 +1,134 @@
+#include <boost/json.hpp>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "common/loop.h"
+#include "common/random.h"
+#include "ops/cli/backoff.h"
+#include "ops/cli/commands.h"
+#include "ops/cli/output.h"
+#include "ops/cli/tail_view.h"
+#include "ops/cli/websocket.h"
+
+namespace sigmacast::cli {
+namespace {
+
+constexpr Millis kHintMost{
+    60'000};  // A server that asks for a longer pause is asked again after this.
+constexpr Millis kGoodbyeTime{200};        // For the close frame to leave.
+constexpr std::uint16_t kStopFrom = 4000;  // Close codes 4000 to 4099: stop, and show why.
+constexpr std::uint16_t kStopTo = 4099;
+
+/// One `sigmacast tail`. Runs on: the loop.
+class Tail {
+ public:
+    explicit Tail(const TailCommand& command)
+        : command_(command),
+          view_(paint_for_stdout(), command.ticks, command.json),
+          random_(Random::from_system()),
+          reconnect_(loop_, [this] { connect(); }),
+          end_(loop_, [this] { finish(reached_ ? kExitOk : kExitFailed); }),
+          leave_(loop_, [this] { loop_.stop(); }) {}
+
+    int run() {
+        loop_.on_terminate([this] { finish(kExitOk); });
+        if (command_.duration) {
+            end_.set(system_now().mono + *command_.duration);
+        }
+        connect();
+        loop_.run();
+        if (!reached_ && exit_code_ == kExitFailed) {
+            complain("cannot reach " + command_.url +
+                     (last_problem_.empty() ? "" : ": " + last_problem_) +
+                     ". Is it running? ops/run --status tells.");
+        }
+        return exit_code_;
+    }
+
+ private:
+    void connect() {
+        if (ending_) {
+            return;
+        }
+        WebSocket::Handlers handlers;
+        handlers.on_open = [this] { subscribe(); };
+        handlers.on_text = [this](std::string_view text) { on_text(text); };
+        handlers.on_closed = [this](const WebSocket::Closed& closed) { on_closed(closed); };
+        socket_ = std::make_unique<WebSocket>(loop_, command_.server, std::move(handlers));
+    }
+
+    void subscribe() {
+        reached_ = true;
+        boost::json::array types(command_.topics.begin(), command_.topics.end());
+        socket_->send(boost::json::serialize(boost::json::value{
+            {"type", "subscribe"}, {"id", 1}, {"data", {{"types", std::move(types)}}}}));
+    }
+
+    void on_text(std::string_view text) {
+        const TailLine line = view_.on_message(text, system_now().wall);
+        if (view_.greeted()) {
+            backoff_.reset();
+        }
+        if (line.text && !print(*line.text + "\n")) {
+            return finish(kExitOk);  // Whoever read this has had enough.
+        }
+        if (line.counts && line.text && command_.count && ++shown_ >= *command_.count) {
+            finish(kExitOk);
+        }
+    }
+
+    void on_closed(const WebSocket::Closed& closed) {
+        view_.on_disconnect();
+        last_problem_ = closed.why;
+        if (closed.code >= kStopFrom && closed.code <= kStopTo) {
+            complain(command_.url + " refused for good: " + clean(closed.why) + " (" +
+                     std::to_string(closed.code) + ")");
+            return finish(kExitFailed);
+        }
+        Millis wait = backoff_.next(random_);
+        if (const auto hint = view_.take_reconnect_hint()) {
+            wait = std::min(*hint, kHintMost) + random_.upto(Millis{250});
+        }
+        const std::string what = reached_ ? "lost " : "cannot reach ";
+        remark(local_clock(system_now().wall) + "  " + what + command_.url + ": " +
+               clean(closed.why) + "; next try in " + age_text(wait));
+        reconnect_.set(system_now().mono + wait);
+    }
+
+    void finish(int code) {
+        if (ending_) {
+            return;
+        }
+        ending_ = true;
+        exit_code_ = code;
+        reconnect_.set(std::nullopt);
+        if (socket_) {
+            socket_->close();
+        }
+        leave_.set(system_now().mono + kGoodbyeTime);
+    }
+
+    const TailCommand& command_;
+    Loop loop_;
+    TailView view_;
+    Random random_;
+    Backoff backoff_;
+    Timer reconnect_;
+    Timer end_;
+    Timer leave_;
+    std::unique_ptr<WebSocket> socket_;
+    std::string last_problem_;
+    std::uint64_t shown_ = 0;
+    bool reached_ = false;
+    bool ending_ = false;
+    int exit_code_ = kExitOk;
+};
+
+}  // namespace
+
+int run_tail(const TailCommand& command) {
+    return Tail(command).run();
+}
+
+}  // namespace sigmacast::cli

@@ -1,0 +1,211 @@
+#include "ops/cli/websocket.h"
+
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/beast/core/flat_buffer.hpp>
+#include <boost/beast/core/tcp_stream.hpp>
+#include <boost/beast/websocket.hpp>
+#include <cctype>
+#include <deque>
+#include <optional>
+#include <utility>
+
+namespace sigmacast::cli {
+namespace {
+
+namespace asio = boost::asio;
+namespace beast = boost::beast;
+namespace websocket = beast::websocket;
+using asio::ip::tcp;
+using ErrorCode = boost::system::error_code;
+
+constexpr std::chrono::seconds kConnectMax{10};
+constexpr std::chrono::seconds kSilenceMax{20};  // Heartbeats come every 5 s.
+constexpr std::size_t kMessageBytesMax = 16u << 20;
+constexpr char kSubprotocol[] = "sigmacast.v1.json";
+
+std::string reason(const ErrorCode& error) {
+    if (error == beast::error::timeout) {
+        return "no answer in time";
+    }
+    if (error == asio::error::eof || error == websocket::error::closed) {
+        return "the connection was closed";
+    }
+    std::string text = error.message();
+    if (!text.empty()) {
+        text[0] = static_cast<char>(std::tolower(static_cast<unsigned char>(text[0])));
+    }
+    return text;
+}
+
+}  // namespace
+
+struct WebSocket::Impl : std::enable_shared_from_this<WebSocket::Impl> {
+    Impl(Loop& loop, Endpoint where, Handlers handlers_in)
+        : server(std::move(where)),
+          handlers(std::move(handlers_in)),
+          resolver(loop.context()),
+          stream(loop.context()) {}
+
+    void start() {
+        resolver.async_resolve(
+            server.host, std::to_string(server.port),
+            [self = shared_from_this()](const ErrorCode& error,
+                                        const tcp::resolver::results_type& found) {
+                if (error) {
+                    return self->fail(self->server.host +
+                                      " is not the name of a machine: " + reason(error));
+                }
+                self->connect(found);
+            });
+    }
+
+    void connect(const tcp::resolver::results_type& found) {
+        if (ended) {
+            return;
+        }
+        beast::get_lowest_layer(stream).expires_after(kConnectMax);
+        beast::get_lowest_layer(stream).async_connect(
+            found, [self = shared_from_this()](const ErrorCode& error, const tcp::endpoint&) {
+                if (error) {
+                    return self->fail(reason(error));
+                }
+                self->handshake();
+            });
+    }
+
+    void handshake() {
+        if (ended) {
+            return;
+        }
+        beast::get_lowest_layer(stream).expires_never();
+        websocket::stream_base::timeout limits{};
+        limits.handshake_timeout = kConnectMax;
+        limits.idle_timeout = kSilenceMax;
+        limits.keep_alive_pings = true;
+        stream.set_option(limits);
+        stream.set_option(websocket::stream_base::decorator([](websocket::request_type& request) {
+            request.set(beast::http::field::user_agent, "sigmacast/" SIGMACAST_VERSION);
+            request.set(beast::http::field::sec_websocket_protocol, kSubprotocol);
+        }));
+        stream.read_message_max(kMessageBytesMax);
+        stream.auto_fragment(false);
+        stream.async_handshake(
+            answer, server.authority(), server.path,
+            [self = shared_from_this()](const ErrorCode& error) { self->on_handshake(error); });
+    }
+
+    void on_handshake(const ErrorCode& error) {
+        if (ended) {
+            return;
+        }
+        if (error == websocket::error::upgrade_declined) {
+            return fail("it answers, but not as a WebSocket: HTTP " +
+                        std::to_string(answer.result_int()));
+        }
+        if (error) {
+            return fail(reason(error));
+        }
+        if (answer[beast::http::field::sec_websocket_protocol] != kSubprotocol) {
+            return fail("it does not speak " + std::string(kSubprotocol));
+        }
+        stream.text(true);
+        open = true;
+        handlers.on_open();
+        read();
+    }
+
+    void read() {
+        if (ended) {
+            return;
+        }
+        stream.async_read(buffer, [self = shared_from_this()](const ErrorCode& error, std::size_t) {
+            if (self->ended) {
+                return;
+            }
+            if (error) {
+                return self->fail(reason(error));
+            }
+            const auto bytes = self->buffer.cdata();
+            self->handlers.on_text({static_cast<const char*>(bytes.data()), bytes.size()});
+            self->buffer.consume(self->buffer.size());
+            self->read();
+        });
+    }
+
+    void write() {
+        if (writing || queue.empty() || ended) {
+            return;
+        }
+        writing = true;
+        stream.async_write(asio::buffer(queue.front()),
+                           [self = shared_from_this()](const ErrorCode& error, std::size_t) {
+                               self->writing = false;
+                               self->queue.pop_front();
+                               if (!error) {  // A failed write shows in the read, too.
+                                   self->write();
+                               }
+                           });
+    }
+
+    void fail(std::string why) {
+        if (ended) {
+            return;
+        }
+        Closed closed{static_cast<std::uint16_t>(stream.reason().code), std::move(why)};
+        if (closed.code != 0 && !stream.reason().reason.empty()) {
+            closed.why = std::string(stream.reason().reason.c_str());
+        }
+        const auto told = std::exchange(handlers.on_closed, nullptr);
+        drop();
+        told(std::move(closed));
+    }
+
+    void drop() {
+        ended = true;
+        resolver.cancel();
+        ErrorCode ignored;
+        beast::get_lowest_layer(stream).socket().close(ignored);
+    }
+
+    void say_goodbye() {
+        if (ended || !open) {
+            return drop();
+        }
+        ended = true;
+        stream.async_close(websocket::close_code::normal,
+                           [self = shared_from_this()](const ErrorCode&) { self->drop(); });
+    }
+
+    Endpoint server;
+    Handlers handlers;
+    tcp::resolver resolver;
+    websocket::stream<beast::tcp_stream> stream;
+    websocket::response_type answer;
+    beast::flat_buffer buffer{kMessageBytesMax};
+    std::deque<std::string> queue;
+    bool open = false;
+    bool writing = false;
+    bool ended = false;
+};
+
+WebSocket::WebSocket(Loop& loop, const Endpoint& server, Handlers handlers)
+    : impl_(std::make_shared<Impl>(loop, server, std::move(handlers))) {
+    impl_->start();
+}
+
+WebSocket::~WebSocket() {
+    if (!impl_->ended) {
+        impl_->drop();
+    }
+}
+
+void WebSocket::send(std::string text) {
+    impl_->queue.push_back(std::move(text));
+    impl_->write();
+}
+
+void WebSocket::close() {
+    impl_->say_goodbye();
+}
+
+}  // namespace sigmacast::cli

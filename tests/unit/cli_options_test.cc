@@ -1,0 +1,153 @@
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "ops/cli/event_line.h"
+#include "ops/cli/options.h"
+
+namespace sigmacast::cli {
+namespace {
+
+Parsed parse(std::vector<const char*> arguments) {
+    arguments.insert(arguments.begin(), "sigmacast");
+    return parse_command_line(static_cast<int>(arguments.size()), arguments.data());
+}
+
+template <class Command>
+Command command(std::vector<const char*> arguments) {
+    const Parsed parsed = parse(std::move(arguments));
+    EXPECT_FALSE(parsed.exit_code) << parsed.text;
+    return std::get<Command>(parsed.command);
+}
+
+TEST(CliOptions, TailWithoutArgumentsFollowsEverythingOnTheFirstEdge) {
+    const auto tail = command<TailCommand>({"tail"});
+    EXPECT_EQ("ws://127.0.0.1:12080/ws", tail.url);
+    EXPECT_EQ((std::vector<std::string>{"*"}), tail.topics);
+    EXPECT_FALSE(tail.count || tail.duration || tail.json);
+}
+
+TEST(CliOptions, TailTakesAnAddressBeforeTheTopics) {
+    const auto tail = command<TailCommand>({"tail", "nas:12081", "system.status", "rpc_error"});
+    EXPECT_EQ("ws://nas:12081/ws", tail.url);
+    EXPECT_EQ((std::vector<std::string>{"system.status", "rpc_error"}), tail.topics);
+}
+
+TEST(CliOptions, TailTakesTopicsWithoutAnAddress) {
+    const auto tail = command<TailCommand>({"tail", "system.status"});
+    EXPECT_EQ("ws://127.0.0.1:12080/ws", tail.url);
+    EXPECT_EQ((std::vector<std::string>{"system.status"}), tail.topics);
+}
+
+TEST(CliOptions, TailReadsItsEnds) {
+    const auto tail = command<TailCommand>({"tail", "--count", "3", "--for", "1m30s", "--json"});
+    EXPECT_EQ(3U, tail.count);
+    EXPECT_EQ(Millis(90'000), tail.duration);
+    EXPECT_TRUE(tail.json);
+}
+
+TEST(CliOptions, AnAddressOfTheEdgesPageIsUnderstoodByTail) {
+    EXPECT_EQ("ws://10.0.0.2:12080/ws",
+              command<TailCommand>({"tail", "http://10.0.0.2:12080/"}).url);
+}
+
+TEST(CliOptions, AnIpv6AddressKeepsItsBrackets) {
+    const auto endpoint = parse_endpoint("ws://[::1]:7/ws", "ws", "/ws");
+    ASSERT_TRUE(endpoint);
+    EXPECT_EQ("::1", endpoint->host);
+    EXPECT_EQ("[::1]:7", endpoint->authority());
+}
+
+TEST(CliOptions, BadAddressesAreRefusedByName) {
+    for (const char* url : {"ftp://host", "ws://", "ws://host:0", "ws://host:70000", "ws://host:x",
+                            "ws://[::1", "wss://host", "ws://user@host"}) {
+        const auto endpoint = parse_endpoint(url, "ws", "/ws");
+        ASSERT_FALSE(endpoint) << url;
+        EXPECT_NE(std::string::npos, endpoint.error().message.find(url))
+            << endpoint.error().message;
+    }
+}
+
+TEST(CliOptions, MistakesEndWithTheUsageCodeAndASentence) {
+    for (const auto& arguments :
+         std::vector<std::vector<const char*>>{{},
+                                               {"tial"},
+                                               {"tail", "--count", "0"},
+                                               {"tail", "--for", "soon"},
+                                               {"log"},
+                                               {"state", "a", "b"},
+                                               {"log", "x.db", "--since", "yesterday"},
+                                               {"log", "x.db", "--from", "5", "--to", "4"},
+                                               {"publish", "--kind", "thing"},
+                                               {"publish", "--timeout", "0s"},
+                                               {"status", "--edges", "0"}}) {
+        const Parsed parsed = parse(arguments);
+        EXPECT_EQ(kExitUsage, parsed.exit_code);
+        EXPECT_TRUE(parsed.text.starts_with("sigmacast: ")) << parsed.text;
+        EXPECT_TRUE(parsed.text.ends_with("\n"));
+    }
+}
+
+TEST(CliOptions, HelpAndVersionEndWellEverywhere) {
+    for (const char* sub : {"tail", "state", "status", "log", "publish"}) {
+        const Parsed help = parse({sub, "--help"});
+        EXPECT_EQ(kExitOk, help.exit_code) << sub;
+        EXPECT_NE(std::string::npos, help.text.find(sub)) << help.text;
+        EXPECT_EQ(kExitOk, parse({sub, "--version"}).exit_code) << sub;
+    }
+    EXPECT_EQ("sigmacast " SIGMACAST_VERSION "\n", parse({"--version"}).text);
+}
+
+TEST(CliOptions, AMomentIsATimeOrADurationAgo) {
+    const Wall now = parse_rfc3339("2026-11-20T12:00:00Z").value();
+    EXPECT_EQ(now - Millis(600'000), parse_moment("10m", now).value());
+    EXPECT_EQ(now - Millis(3'600'000), parse_moment("2026-11-20T11:00:00Z", now).value());
+    EXPECT_FALSE(parse_moment("noon", now));
+}
+
+TEST(CliOptions, AnEventLineBecomesAnEvent) {
+    const auto message =
+        parse_event_line(R"({"type":"note","key":"k","data":{"text":"hi"}})", false);
+    ASSERT_TRUE(message) << message.error().message;
+    EXPECT_EQ(Kind::kEvent, message->kind);
+    EXPECT_EQ("note", message->topic);
+    EXPECT_EQ("k", message->key);
+    EXPECT_EQ(Quality::kLive, message->age.quality);
+    ASSERT_TRUE(message->data);
+    EXPECT_EQ(std::string("\x81\xA4text\xA2hi"), *message->data);
+}
+
+TEST(CliOptions, AnEventLineFollowsTheKindThatWasAskedForUnlessItSaysItsOwn) {
+    EXPECT_EQ(Kind::kValue, parse_event_line(R"({"type":"a"})", true)->kind);
+    EXPECT_EQ(Kind::kEvent, parse_event_line(R"({"type":"a","kind":"event"})", true)->kind);
+    EXPECT_EQ(Kind::kValue, parse_event_line(R"({"type":"a","kind":"state"})", false)->kind);
+    EXPECT_TRUE(parse_event_line(R"({"type":"a","kind":"state","final":true})", false)->final);
+}
+
+TEST(CliOptions, ABadEventLineIsRefusedWithWhatIsWrong) {
+    const std::vector<std::pair<std::string, std::string>> bad{
+        {"{", "JSON"},
+        {"[]", "object"},
+        {R"({"data":{}})", "'type' is missing"},
+        {R"({"type":7})", "'type' has to be a string"},
+        {R"({"type":"a b"})", "space"},
+        {R"({"type":"head"})", "reserved"},
+        {R"({"type":"poll.x"})", "reserved"},
+        {R"({"type":"a","key":1})", "'key'"},
+        {R"({"type":"a","data":[1]})", "'data' has to be an object"},
+        {R"({"type":"a","dta":{}})", "unknown member 'dta'"},
+        {R"({"type":"a","kind":"x"})", "'kind'"},
+        {R"({"type":"a","final":true})", "'final'"},
+        {R"({"type":")" + std::string(200, 'a') + R"("})", "longer than"},
+        {R"({"type":"a","key":")" + std::string(2000, 'a') + R"("})", "longer than"}};
+    for (const auto& [line, problem] : bad) {
+        const auto message = parse_event_line(line, false);
+        ASSERT_FALSE(message) << line;
+        EXPECT_NE(std::string::npos, message.error().message.find(problem))
+            << line << ": " << message.error().message;
+    }
+}
+
+}  // namespace
+}  // namespace sigmacast::cli
