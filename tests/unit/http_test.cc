@@ -427,7 +427,9 @@ TEST_F(HttpTest, GoesOnAcceptingAfterTheProcessHadRunOutOfDescriptors) {
     rlimit before{};
     ::getrlimit(RLIMIT_NOFILE, &before);
     beside([&] {
-        Wire waiting(server_->port());  // Makes sure that sockets work, before none is left.
+        Wire waiting(server_->port());
+        waiting.say("GET /0 HTTP/1.1\r\n\r\n");
+        waiting.hear_until("/0?");  // It has been accepted, before no descriptor is left.
         rlimit none = before;
         none.rlim_cur = 3;
         const int port = server_->port();
@@ -438,7 +440,7 @@ TEST_F(HttpTest, GoesOnAcceptingAfterTheProcessHadRunOutOfDescriptors) {
         address.sin_port = htons(static_cast<std::uint16_t>(port));
         address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
         EXPECT_EQ(::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
-        // The accept of that connection fails now: the first one, accepted before, still answers.
+        // The accept of that connection fails now; the first one still answers.
         waiting.say("GET /1 HTTP/1.1\r\n\r\n");
         EXPECT_THAT(waiting.hear_until("/1?"), HasSubstr("200 OK"));
         ::setrlimit(RLIMIT_NOFILE, &before);
