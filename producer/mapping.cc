@@ -91,11 +91,11 @@ const json::object& object_at(const json::value& value, const std::string& path)
     return value.get_object();
 }
 
-const json::array& array_at(const json::value& value, const std::string& path) {
-    if (!value.is_array()) {
+const json::array& array_at(const json::value* value, const std::string& path) {
+    if (value == nullptr || !value->is_array()) {
         malformed(path, "an array");
     }
-    return value.get_array();
+    return value->get_array();
 }
 
 /// The member, or nullptr where it is missing or null.
@@ -192,7 +192,7 @@ Mapped map_system(const PollSettings& poll, const json::value& result) {
         data["load_average"] = std::move(loads);
     }
     if (const json::value* disks = member(answer, "disk_usage")) {
-        if (!array_at(*disks, "result.disk_usage").empty()) {
+        if (!array_at(disks, "result.disk_usage").empty()) {
             data["disks"] = *disks;
         }
     }
@@ -225,7 +225,7 @@ bool is_complete(const PollSettings& poll, const json::object& summary, std::siz
 Mapped map_jobs(const PollSettings& poll, const json::value& result, Now now) {
     const json::object& answer = object_at(result, "result");
     const json::value* list = member(answer, "jobs");
-    const json::array& jobs = array_at(list == nullptr ? json::value() : *list, "result.jobs");
+    const json::array& jobs = array_at(list, "result.jobs");
     Mapped mapped;
     mapped.keyed = true;
     json::array summary_jobs;
@@ -277,7 +277,7 @@ json::object map_agent(const json::object& agent, const std::string& path, Now n
 Mapped map_agents(const PollSettings& poll, const json::value& result, Now now) {
     const json::object* wrapped = result.if_object();
     const json::value* list = wrapped == nullptr ? &result : wrapped->if_contains("agents");
-    const json::array& items = array_at(list == nullptr ? json::value() : *list, "result");
+    const json::array& items = array_at(list, "result");
     json::object agents;
     std::int64_t active = 0;
     std::int64_t idle = 0;
@@ -313,7 +313,7 @@ Mapped map_storage(const PollSettings& poll, const json::value& result) {
     const json::object* wrapped = result.if_object();
     const json::value* list = wrapped == nullptr ? &result : wrapped->if_contains(name);
     const std::string path = wrapped == nullptr ? "result" : "result." + name;
-    const json::array& items = array_at(list == nullptr ? json::value() : *list, path);
+    const json::array& items = array_at(list, path);
     for (std::size_t index = 0; index < items.size(); ++index) {
         (void)object_at(items[index], item_path(path, index));
     }
