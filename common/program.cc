@@ -15,6 +15,7 @@ struct CommonOptions {
     std::string data_dir;
     std::string log_level;
     bool check = false;
+    bool print_config = false;
 };
 
 void complain(const std::string& program, const std::string& message) {
@@ -24,6 +25,8 @@ void complain(const std::string& program, const std::string& message) {
 void add_options(CLI::App& app, CommonOptions& common, const ProgramInfo& info) {
     app.add_option("-c,--config", common.config, "Configuration file (TOML)")->type_name("FILE");
     app.add_flag("--check", common.check, "Check the configuration and end");
+    app.add_flag("--print-config", common.print_config,
+                 "Print a configuration file with every default and end");
     app.add_option("--data-dir", common.data_dir, "Folder for what is kept")->type_name("DIR");
     app.add_option("--log-level", common.log_level, "debug, info, warn or error")
         ->check(CLI::IsMember({"debug", "info", "warn", "error"}))
@@ -79,6 +82,10 @@ int run_program(int argc, const char* const* argv, const ProgramInfo& info,
         return kExitUsage;
     }
 
+    if (common.print_config) {
+        std::fputs(default_config_text().c_str(), stdout);
+        return kExitOk;
+    }
     std::vector<std::string> notes;
     Result<Settings> loaded = load_settings(
         common.config, [](const char* name) -> const char* { return std::getenv(name); }, notes,

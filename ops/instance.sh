@@ -51,6 +51,17 @@ socket_of_port() {
         /proc/net/tcp /proc/net/tcp6 2>/dev/null
 }
 
+# The kernel's own name of a process is cut off after 15 characters.
+name_of_process() {
+    local comm word
+    comm=$(cat "/proc/$1/comm" 2>/dev/null)
+    while read -r word; do
+        word=${word##*/}
+        [[ $word == "$comm"* ]] && comm=$word && break
+    done < <(tr 2>/dev/null '\0' '\n' <"/proc/$1/cmdline")
+    echo "$comm"
+}
+
 # holder_of_port PORT: "supervisord (process 123)" as far as we may see it.
 holder_of_port() {
     local socket link pid
@@ -59,7 +70,7 @@ holder_of_port() {
         if [[ $(readlink "$link" 2>/dev/null) == "socket:[$socket]" ]]; then
             pid=${link#/proc/}
             pid=${pid%%/*}
-            echo "$(tr -d '\0' </proc/"$pid"/comm 2>/dev/null) (process $pid)"
+            echo "$(name_of_process "$pid") (process $pid)"
             return
         fi
     done
@@ -190,7 +201,7 @@ supervisor_pid() {
 instance_pids() {
     local folder line
     for folder in /proc/[0-9]*; do
-        line=$(tr '\0' '\n' <"$folder/cmdline" 2>/dev/null) || continue
+        line=$(tr 2>/dev/null '\0' '\n' <"$folder/cmdline") || continue
         if [[ $line == *"/sigmacast-"* && $'\n'$line$'\n' == *$'\n'--data-dir$'\n'"$data"$'\n'* ]]; then
             echo "${folder#/proc/}"
         fi
@@ -215,6 +226,10 @@ stop_instance() {
     local pid left
     pid=$(supervisor_pid)
     if [[ -n $pid ]]; then
+        # The producer before the broker, so that its last events still become durable; all else at once, since a
+        # shutdown alone stops one program a second.
+        control stop producer >/dev/null 2>&1 || true
+        control stop all >/dev/null 2>&1 || true
         control shutdown >/dev/null 2>&1 || kill -TERM "$pid" 2>/dev/null || true
         wait_until 60 is_gone "$pid" || warn "supervisor (process $pid) does not end"
     fi

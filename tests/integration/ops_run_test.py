@@ -107,8 +107,8 @@ admin_port = {self.broker}
                 words = entry.read_bytes().decode(errors="replace").split("\0")
             except OSError:
                 continue
-            if str(self.data) in words and "/sigmacast-" in words[0]:
-                name = words[0].rsplit("sigmacast-", 1)[1]
+            if str(self.data) in words and "--data-dir" in words:
+                name = next(word for word in words if "/sigmacast-" in word).rsplit("sigmacast-", 1)[1]
                 if "--port" in words:
                     name += "-" + words[words.index("--port") + 1]
                 found[name] = int(entry.parent.name)
@@ -238,7 +238,7 @@ def test_stop_also_ends_what_a_killed_supervisor_left_behind(instance):
 
 
 def test_an_interrupt_ends_the_foreground_run_and_all_processes(instance):
-    with subprocess.Popen(
+    process = subprocess.Popen(
         instance.command("--edges", "1"),
         env=instance.environment,
         stdin=subprocess.DEVNULL,
@@ -246,7 +246,8 @@ def test_an_interrupt_ends_the_foreground_run_and_all_processes(instance):
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-    ) as process:
+    )
+    try:
         shown = []
         for line in process.stdout:
             shown.append(line)
@@ -254,8 +255,10 @@ def test_an_interrupt_ends_the_foreground_run_and_all_processes(instance):
                 break
         assert "broker" in instance.pids(), "".join(shown)
         os.killpg(process.pid, signal.SIGINT)  # As a terminal does.
-        process.stdout.read()
-        assert process.wait(timeout=60) == 130
+        process.communicate(timeout=90)
+        assert process.returncode == 130
+    finally:
+        process.terminate()
     assert instance.pids() == {}
 
 
