@@ -1,0 +1,400 @@
+#include "edge/hub.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "edge_fixture.h"
+
+namespace sigmacast::edge {
+namespace {
+
+using namespace testing;
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+using Object = boost::json::object;
+
+class HubTest : public ::testing::Test {
+ protected:
+    void make_hub(HubOptions options) {
+        hub_ = std::make_unique<Hub>(std::move(options), Random(3));
+    }
+
+    void apply(Upstream::Step step) {
+        std::vector<Upstream::Step> steps;
+        steps.push_back(std::move(step));
+        hub_->apply(std::move(steps), clock_.now());
+    }
+    void poll(Make make, std::uint64_t report_seq, Age age,
+              std::optional<std::vector<std::string>> keys = {}) {
+        apply(Upstream::PollUpdate{poll_state(std::move(make), report_seq, std::move(age), keys)});
+    }
+    /// An edge that has joined, with a poll that was answered.
+    void join() {
+        apply(snapshot(1, {}, {poll_state({}, 1, live(clock_.now()))}, {value({}, clock_.now())}));
+        apply(Upstream::UplinkChange{true});
+    }
+    /// Moves time on and does what falls due.
+    void wait(Millis span) {
+        const Mono end = clock_.now().mono + span;
+        while (hub_->deadline() <= end) {
+            clock_.advance(std::max(elapsed(clock_.now().mono, hub_->deadline()), Millis{1}));
+            hub_->on_timer(clock_.now());
+        }
+        clock_.advance(elapsed(clock_.now().mono, end));
+    }
+    std::vector<Object> read(Session& session) {
+        std::vector<Object> read;
+        for (const Bytes& each : session.take(10'000, clock_.now())) {
+            read.push_back(json_of(each));
+        }
+        return read;
+    }
+    static std::vector<std::string> types(const std::vector<Object>& messages) {
+        std::vector<std::string> types;
+        for (const Object& message : messages) {
+            types.emplace_back(message.at("type").as_string());
+        }
+        return types;
+    }
+    std::vector<std::string> types(Session& session) { return types(read(session)); }
+    Session& legacy() {
+        Session& session = hub_->open(Dialect::kLegacy, clock_.now());
+        read(session);
+        return session;
+    }
+    Session& v1(const std::string& topic = "system.status") {
+        Session& session = hub_->open(Dialect::kV1, clock_.now());
+        say(session, R"({"type":"subscribe","data":{"types":[")" + topic + R"("]}})");
+        read(session);
+        return session;
+    }
+    void say(Session& session, const std::string& text) {
+        hub_->receive(session, text, clock_.now());
+    }
+
+    Clock clock_;
+    std::unique_ptr<Hub> hub_ = std::make_unique<Hub>(HubOptions{}, Random(3));
+};
+
+TEST_F(HubTest, AClientWithoutSubprotocolIsWelcomedAndGetsTheStateAtOnce) {
+    join();
+    Session& session = hub_->open(Dialect::kLegacy, clock_.now());
+    const auto messages = read(session);
+    ASSERT_THAT(types(messages), ElementsAre("notification", "system.status"));
+    const Object& data = messages[0].at("data").as_object();
+    EXPECT_EQ(data.at("client_id").as_string().size(), 36u);
+    EXPECT_EQ(data.at("subscriptions").as_array().size(), 8u);
+    EXPECT_EQ(messages[1].at("data").as_object().at("stale"), false);
+}
+
+TEST_F(HubTest, HelloListsTheSourcesAndNothingElseComesUnasked) {
+    join();
+    Session& session = hub_->open(Dialect::kV1, clock_.now());
+    const auto messages = read(session);
+    ASSERT_THAT(types(messages), ElementsAre("hello"));
+    const Object& data = messages[0].at("data").as_object();
+    EXPECT_EQ(data.at("protocol"), 1);
+    EXPECT_EQ(data.at("epoch"), kEpoch);
+    EXPECT_EQ(data.at("sources").as_array().at(0).at("quality"), "live");
+    apply(value({.seq = 2}, clock_.now()));
+    EXPECT_THAT(types(session), IsEmpty());
+}
+
+TEST_F(HubTest, SubscribeIsAnsweredPerTopicAndExactlyCountFramesFollow) {
+    join();
+    Session& session = hub_->open(Dialect::kV1, clock_.now());
+    read(session);
+    say(session,
+        R"({"type":"subscribe","id":7,"data":{"types":["system.status","rpc_error","nobody.knows"]}})");
+    const auto messages = read(session);
+    ASSERT_THAT(types(messages), ElementsAre("subscribed", "system.status"));
+    EXPECT_EQ(messages[0].at("id"), 7);
+    const Object& topics = messages[0].at("data").at("topics").as_object();
+    EXPECT_EQ(topics.at("system.status").at("result"), "snapshot");
+    EXPECT_EQ(topics.at("system.status").at("count"), 1);
+    EXPECT_EQ(topics.at("rpc_error").at("result"), "live");
+    EXPECT_EQ(topics.at("nobody.knows").at("result"), "unknown");
+    EXPECT_EQ(messages[1].at("replay"), true);
+}
+
+TEST_F(HubTest, AWishToResumeIsAnsweredWithASnapshotThatSaysSo) {
+    join();
+    Session& session = hub_->open(Dialect::kV1, clock_.now());
+    read(session);
+    say(session, R"({"type":"subscribe","data":{"types":["system.status"],"resume":{"pos":1}}})");
+    const auto messages = read(session);
+    EXPECT_EQ(messages[0].at("data").at("topics").at("system.status").at("cause"), "not_kept");
+}
+
+TEST_F(HubTest, AStarSubscribesToEverythingOnce) {
+    join();
+    Session& session = v1("*");
+    say(session, R"({"type":"subscribe","types":["system.status"]})");
+    read(session);
+    apply(value({.seq = 2}, clock_.now()));
+    apply(event({.topic = "new.topic", .seq = 1}, clock_.now()));
+    EXPECT_THAT(types(session), ElementsAre("system.status", "new.topic"));
+    say(session, R"({"type":"unsubscribe","types":["*"]})");
+    apply(value({.seq = 3}, clock_.now()));
+    apply(event({.topic = "new.topic", .seq = 2}, clock_.now()));
+    EXPECT_THAT(types(session), ElementsAre("system.status"));
+}
+
+TEST_F(HubTest, UnderscoresStandForDotsOnlyWhereThatIsATopic) {
+    join();
+    Session& session = legacy();
+    say(session, R"({"type":"unsubscribe","types":["system_status","rpc_error"]})");
+    EXPECT_EQ(session.subscriptions().count("system.status"), 0u);
+    EXPECT_EQ(session.subscriptions().count("rpc_error"), 0u);
+    say(session, R"({"type":"subscribe","subscriptions":["agent_task_completed","my_own"]})");
+    EXPECT_EQ(session.subscriptions().count("agent.task_completed"), 1u);
+    EXPECT_EQ(session.subscriptions().count("my_own"), 1u);
+}
+
+TEST_F(HubTest, APingIsAnsweredAndABadMessageIsNoReasonToClose) {
+    Session& session = legacy();
+    say(session, R"({"type":"ping","id":7})");
+    say(session, "{invalid json");
+    const auto messages = read(session);
+    ASSERT_THAT(types(messages), ElementsAre("pong", "error"));
+    EXPECT_FALSE(messages[0].contains("id"));
+    EXPECT_FALSE(messages[0].contains("data"));
+    EXPECT_FALSE(session.closing());
+}
+
+TEST_F(HubTest, PolledStateIsRenderedForOldClientsAtTheReportJobsBeforeTheirSummary) {
+    join();
+    Session& session = legacy();
+    const Make job{
+        .topic = "compression.update", .key = "j", .poll = "jobs", .json = R"({"job_id":"j"})"};
+    const Make summary{
+        .topic = "compression.update", .poll = "jobs", .json = R"({"jobs":[]})", .seq = 2};
+    poll(job, 1, live(clock_.now()), {{"j", ""}});
+    apply(value(summary, clock_.now()));
+    apply(value(job, clock_.now()));
+    EXPECT_THAT(types(session), IsEmpty());
+    poll(job, 2, live(clock_.now()), {{"j", ""}});
+    const auto messages = read(session);
+    ASSERT_EQ(messages.size(), 2u);
+    EXPECT_EQ(messages[0].at("data").at("job_id"), "j");
+    EXPECT_TRUE(messages[1].at("data").as_object().contains("jobs"));
+}
+
+TEST_F(HubTest, AnUnchangedAnswerIsRenderedAgainForOldClientsAndIsATickForNewOnes) {
+    join();
+    Session& old = legacy();
+    Session& session = v1();
+    clock_.advance(Millis{5'000});
+    poll({}, 2, live(clock_.now()));
+    EXPECT_THAT(types(old), ElementsAre("system.status"));
+    const auto messages = read(session);
+    ASSERT_THAT(types(messages), ElementsAre("tick"));
+    EXPECT_EQ(messages[0].at("age_ms"), 0);
+    EXPECT_EQ(messages[0].at("data").at("poll"), "system.status");
+}
+
+TEST_F(HubTest, AValueWithItsReportIsNoTick) {
+    join();
+    Session& session = v1();
+    apply(value({.seq = 2}, clock_.now()));
+    poll({}, 2, live(clock_.now()));
+    EXPECT_THAT(types(session), ElementsAre("system.status"));
+    poll({}, 3, live(clock_.now()));
+    EXPECT_THAT(types(session), ElementsAre("tick"));
+}
+
+TEST_F(HubTest, AChangeOfQualityIsToldAtOnceAndOnce) {
+    join();
+    Session& old = legacy();
+    Session& session = v1();
+    const Now good = clock_.now();
+    clock_.advance(Millis{5'000});
+    apply(transition({.seq = 2}, stale(good, "RPC_DISCONNECT"), clock_.now()));
+    poll({}, 2, stale(good, "RPC_DISCONNECT"));
+    wait(Millis{250});
+    const auto rendered = read(old);
+    ASSERT_THAT(types(rendered), ElementsAre("system.status"));
+    EXPECT_EQ(rendered[0].at("data").at("stale"), true);
+    EXPECT_EQ(rendered[0].at("data").at("error_code"), "RPC_DISCONNECT");
+    const auto told = read(session);
+    ASSERT_THAT(types(told), ElementsAre("transition"));
+    EXPECT_EQ(told[0].at("quality"), "stale");
+    EXPECT_EQ(told[0].at("age_ms"), 5'000);
+}
+
+TEST_F(HubTest, ATransitionWithoutAReportIsRenderedWithinItsBound) {
+    join();
+    Session& old = legacy();
+    apply(transition({.seq = 2}, stale(clock_.now(), "POLL_SILENT"), clock_.now()));
+    EXPECT_THAT(types(old), IsEmpty());
+    wait(Millis{250});
+    EXPECT_THAT(types(old), ElementsAre("system.status"));
+}
+
+TEST_F(HubTest, StaleCopiesGoOnAtThePollCadenceWhenReportsStop) {
+    join();
+    Session& old = legacy();
+    const Now good = clock_.now();
+    apply(transition({.seq = 2}, stale(good, "PRODUCER_SILENT"), clock_.now()));
+    wait(Millis{1'000});
+    read(old);
+    wait(Millis{60'000});
+    const auto messages = read(old);
+    const auto copies = std::count_if(messages.begin(), messages.end(), [](const Object& message) {
+        return message.at("type") == "system.status" && message.at("data").at("stale") == true;
+    });
+    EXPECT_GE(copies, 11);
+    EXPECT_LE(copies, 13);
+}
+
+TEST_F(HubTest, WhileALivePollIsOnlyLateNothingIsRepeated) {
+    join();
+    wait(Millis{100});
+    Session& old = legacy();
+    wait(Millis{4'900});
+    wait(Millis{3'000});
+    EXPECT_THAT(types(old), ElementsAre("heartbeat"));
+}
+
+TEST_F(HubTest, WithoutAValueOldClientsAreToldNothing) {
+    apply(snapshot(1, {}, {poll_state({}, 1, [] {
+                       Age age;
+                       age.quality = Quality::kDown;
+                       age.reason = "RPC_DISCONNECT";
+                       return age;
+                   }())}));
+    Session& session = hub_->open(Dialect::kLegacy, clock_.now());
+    EXPECT_THAT(types(session), ElementsAre("notification"));
+}
+
+TEST_F(HubTest, WithoutTheBrokerEverySessionIsToldOnceAndToldBack) {
+    join();
+    Session& old = legacy();
+    Session& session = v1();
+    apply(Upstream::UplinkChange{false});
+    const auto told = read(session);
+    ASSERT_THAT(types(told), ElementsAre("transition"));
+    EXPECT_EQ(told[0].at("reason"), "BROKER_UNREACHABLE");
+    EXPECT_EQ(told[0].at("source"), "uplink");
+    const auto rendered = read(old);
+    ASSERT_THAT(types(rendered), ElementsAre("system.status"));
+    EXPECT_EQ(rendered[0].at("data").at("error_code"), "BROKER_UNREACHABLE");
+    apply(Upstream::UplinkChange{true});
+    EXPECT_EQ(read(session).at(0).at("quality"), "live");
+    EXPECT_EQ(read(old).at(0).at("data").at("stale"), false);
+}
+
+TEST_F(HubTest, OldClientsSeeTheStateOfOneOriginAndTheEventsOfAll) {
+    join();
+    Session& old = legacy();
+    say(old, R"({"type":"subscribe","types":["my.state"]})");
+    apply(value({.topic = "my.state", .poll = "", .origin = "other"}, clock_.now()));
+    apply(value({.topic = "my.state", .poll = ""}, clock_.now()));
+    apply(event({.topic = "rpc_error", .origin = "other"}, clock_.now()));
+    const auto messages = read(old);
+    ASSERT_THAT(types(messages), ElementsAre("my.state", "rpc_error"));
+    EXPECT_EQ(messages[0].at("origin"), "nas");
+}
+
+TEST_F(HubTest, AFrameIsBuiltOnceAndShared) {
+    join();
+    std::vector<Session*> sessions;
+    for (int i = 0; i < 100; ++i) {
+        sessions.push_back(&v1());
+    }
+    const auto before = hub_->counters().encodes;
+    apply(value({.seq = 2}, clock_.now()));
+    EXPECT_EQ(hub_->counters().encodes, before + 1);
+    EXPECT_EQ(sessions[0]->take(1, clock_.now())[0].get(),
+              sessions[99]->take(1, clock_.now())[0].get());
+}
+
+TEST_F(HubTest, AHeartbeatComesWhenNothingWasSentForFiveSeconds) {
+    Session& old = legacy();
+    Session& session = v1();
+    wait(Millis{4'900});
+    EXPECT_THAT(types(old), IsEmpty());
+    wait(Millis{700});
+    EXPECT_THAT(types(old), ElementsAre("heartbeat"));
+    EXPECT_THAT(types(session), ElementsAre("heartbeat"));
+    wait(Millis{4'000});
+    EXPECT_THAT(types(old), IsEmpty());
+}
+
+TEST_F(HubTest, AStalledClientStaysWithinItsBoundAndNeverDelaysAnother) {
+    make_hub({.queue = {.bytes_max = 64 << 10}});
+    join();
+    Session& stalled = v1("burst");
+    Session& old = legacy();
+    Session& reader = v1("burst");
+    const std::string json = R"({"x":")" + std::string(1'000, 'x') + R"("})";
+    std::size_t received = 0;
+    for (std::uint64_t seq = 1; seq <= 1'000; ++seq) {
+        apply(event({.topic = "burst", .json = json, .seq = seq}, clock_.now()));
+        EXPECT_LE(stalled.queued_bytes(), 64u << 10);
+        const auto now = read(reader);
+        received += now.size();
+        if (!now.empty()) {
+            EXPECT_EQ(now.back().at("seq"), seq);
+        }
+    }
+    EXPECT_EQ(received, 1'000u);
+    ASSERT_TRUE(stalled.closing());
+    EXPECT_EQ(stalled.closing()->code, kCloseSlowConsumer);
+    const auto farewell = read(stalled);
+    ASSERT_THAT(types(farewell), ElementsAre("goodbye"));
+    EXPECT_EQ(farewell[0].at("data").at("code"), kCloseSlowConsumer);
+    const auto told = read(old);
+    ASSERT_THAT(types(told), ElementsAre("connection_error"));
+    EXPECT_EQ(told[0].at("data").at("client_id"), stalled.client_id());
+    EXPECT_EQ(told[0].at("data").at("reason"), "buffer_full");
+    EXPECT_EQ(told[0].at("data").at("error_code"), "CONNECTION_DROP");
+}
+
+TEST_F(HubTest, WhatCannotBecomeJsonIsSkippedAndTheFeedGoesOn) {
+    join();
+    Session& session = v1();
+    Message bad = value({.seq = 2}, clock_.now());
+    bad.data = std::make_shared<const std::string>("\xc1");
+    apply(bad);
+    apply(value({.seq = 3}, clock_.now()));
+    const auto messages = read(session);
+    ASSERT_THAT(types(messages), ElementsAre("skipped", "system.status"));
+    EXPECT_EQ(messages[0].at("data").at("why"), "not_encodable");
+}
+
+TEST_F(HubTest, ANewSnapshotIsTheAnswerToEverySubscriptionAgain) {
+    join();
+    Session& session = v1();
+    apply(snapshot(2, {}, {poll_state({}, 1, live(clock_.now()))},
+                   {value({.seq = 9}, clock_.now())}, "another"));
+    const auto messages = read(session);
+    ASSERT_THAT(types(messages), ElementsAre("subscribed", "system.status"));
+    EXPECT_EQ(messages[0].at("data").at("topics").at("system.status").at("cause"), "new_epoch");
+}
+
+TEST_F(HubTest, AtTheEndEveryoneIsToldAndIsToBeClosed) {
+    Session& old = legacy();
+    Session& session = v1();
+    hub_->drain(clock_.now());
+    EXPECT_THAT(types(session), ElementsAre("goodbye"));
+    EXPECT_THAT(types(old), IsEmpty());
+    EXPECT_EQ(old.closing()->code, kCloseGoingAway);
+    EXPECT_EQ(hub_->take_touched().size(), 2u);
+}
+
+TEST_F(HubTest, AClosedSessionIsForgottenEverywhere) {
+    join();
+    Session& session = v1("*");
+    Session& other = v1();
+    hub_->close(session);
+    hub_->close(other);
+    apply(value({.seq = 2}, clock_.now()));
+    EXPECT_EQ(hub_->sessions(), 0u);
+    EXPECT_THAT(hub_->take_touched(), IsEmpty());
+}
+
+}  // namespace
+}  // namespace sigmacast::edge

@@ -1,0 +1,256 @@
+#include "edge/upstream.h"
+
+#include <gtest/gtest.h>
+
+#include "edge_fixture.h"
+
+namespace sigmacast::edge {
+namespace {
+
+using namespace testing;
+
+class UpstreamTest : public ::testing::Test {
+ protected:
+    void do_(Upstream::Output output) {
+        for (auto& step : output.steps) {
+            steps_.push_back(std::move(step));
+        }
+        for (auto& request : output.requests) {
+            requests_.push_back(std::move(request));
+        }
+    }
+    void start() { do_(upstream_.start(clock_.now())); }
+    void hear(Message message) { do_(upstream_.on_message(std::move(message), clock_.now())); }
+    void hear_value(std::uint64_t seq) { hear(value({.seq = seq}, clock_.now())); }
+    void answer(protocol::Any reply) { do_(upstream_.on_reply(std::move(reply), clock_.now())); }
+    void answer_snapshot(std::uint64_t seq = 0, std::vector<PollState> polls = {},
+                         std::string epoch = kEpoch) {
+        answer(snapshot(asked_snapshots().back(), {{"nas", "system.status", seq}}, std::move(polls),
+                        {}, std::move(epoch)));
+    }
+    void join() {
+        start();
+        answer_snapshot();
+        requests_.clear();
+        steps_.clear();
+    }
+    /// Moves time on, with the timer where it is due.
+    void wait(Millis span) {
+        const Mono end = clock_.now().mono + span;
+        while (upstream_.deadline() && *upstream_.deadline() <= end) {
+            clock_.advance(elapsed(clock_.now().mono, *upstream_.deadline()) + Millis{1});
+            do_(upstream_.on_timer(clock_.now()));
+        }
+        clock_.advance(elapsed(clock_.now().mono, end));
+    }
+
+    std::vector<std::uint64_t> values() const {
+        std::vector<std::uint64_t> seqs;
+        for (const auto& step : steps_) {
+            if (const auto* message = std::get_if<Message>(&step)) {
+                seqs.push_back(message->seq);
+            }
+        }
+        return seqs;
+    }
+    std::vector<bool> uplink() const {
+        std::vector<bool> changes;
+        for (const auto& step : steps_) {
+            if (const auto* change = std::get_if<Upstream::UplinkChange>(&step)) {
+                changes.push_back(change->up);
+            }
+        }
+        return changes;
+    }
+    template <class T>
+    std::size_t count() const {
+        std::size_t n = 0;
+        for (const auto& step : steps_) {
+            n += std::holds_alternative<T>(step) ? 1u : 0u;
+        }
+        return n;
+    }
+    std::vector<std::uint64_t> asked_snapshots() const {
+        std::vector<std::uint64_t> ids;
+        for (const auto& request : requests_) {
+            if (const auto* asked = std::get_if<protocol::SnapshotRequest>(&request)) {
+                ids.push_back(asked->id);
+            }
+        }
+        return ids;
+    }
+    std::vector<sequence::Range> asked_ranges() const {
+        std::vector<sequence::Range> ranges;
+        for (const auto& request : requests_) {
+            if (const auto* asked = std::get_if<protocol::Ask>(&request)) {
+                ranges.push_back(asked->range);
+            }
+        }
+        return ranges;
+    }
+    protocol::Range range(std::vector<std::uint64_t> seqs, sequence::Range of) {
+        protocol::Range reply;
+        reply.origin = "nas";
+        reply.topic = "system.status";
+        reply.epoch = kEpoch;
+        reply.range = of;
+        for (const std::uint64_t seq : seqs) {
+            reply.items.push_back(value({.seq = seq}, clock_.now()));
+        }
+        return reply;
+    }
+
+    using Seqs = std::vector<std::uint64_t>;
+    Clock clock_;
+    Upstream upstream_{Random(7), {}};
+    std::vector<Upstream::Step> steps_;
+    std::vector<protocol::Any> requests_;
+};
+
+TEST_F(UpstreamTest, WhatArrivesBeforeTheSnapshotWaitsAndWhatItHoldsIsDropped) {
+    start();
+    hear_value(4);
+    hear_value(5);
+    hear_value(6);
+    EXPECT_TRUE(steps_.empty());
+    answer_snapshot(5);
+    EXPECT_EQ(values(), Seqs{6});
+    EXPECT_TRUE(upstream_.ready());
+}
+
+TEST_F(UpstreamTest, TheSnapshotIsAskedForAgainUntilItIsAnsweredOneAtATime) {
+    start();
+    EXPECT_EQ(asked_snapshots().size(), 1u);
+    wait(Millis{60'000});
+    EXPECT_GE(asked_snapshots().size(), 10u);
+    EXPECT_LE(asked_snapshots().size(), 20u);
+    answer_snapshot();
+    requests_.clear();
+    wait(Millis{60'000});
+    EXPECT_TRUE(asked_snapshots().empty());
+}
+
+TEST_F(UpstreamTest, AnAnswerThatNobodyAskedForIsIgnored) {
+    join();
+    answer(snapshot(1, {}));
+    EXPECT_EQ(count<protocol::Snapshot>(), 0u);
+}
+
+TEST_F(UpstreamTest, AHoleIsAskedForAndFilledInOrder) {
+    join();
+    hear_value(1);
+    hear_value(4);
+    ASSERT_EQ(asked_ranges().size(), 1u);
+    EXPECT_EQ(asked_ranges()[0], (sequence::Range{2, 3}));
+    answer(range({2, 3}, {2, 3}));
+    EXPECT_EQ(values(), (Seqs{1, 2, 3, 4}));
+}
+
+TEST_F(UpstreamTest, DuplicatesAreDropped) {
+    join();
+    hear_value(1);
+    hear_value(1);
+    EXPECT_EQ(values(), Seqs{1});
+}
+
+TEST_F(UpstreamTest, AHeadShowsALossAtTheEnd) {
+    join();
+    hear_value(1);
+    hear(head(102, {{"nas", "system.status", 2}}));
+    ASSERT_EQ(asked_ranges().size(), 1u);
+    EXPECT_EQ(asked_ranges()[0], (sequence::Range{2, 2}));
+}
+
+TEST_F(UpstreamTest, WhatTheLogHasNoMoreIsTold) {
+    join();
+    hear_value(3);
+    answer(range({}, {1, 2}));
+    EXPECT_EQ(count<Upstream::Lost>(), 1u);
+    EXPECT_EQ(values(), Seqs{3});
+}
+
+TEST_F(UpstreamTest, AnUnansweredHoleEndsInANewSnapshot) {
+    join();
+    hear_value(3);
+    for (int i = 0; i < 20; ++i) {
+        wait(Millis{1'000});
+        hear(head(100, {}));
+    }
+    EXPECT_GE(asked_snapshots().size(), 1u);
+    answer_snapshot(3);
+    EXPECT_EQ(count<protocol::Snapshot>(), 1u);
+    hear_value(4);
+    EXPECT_EQ(values().back(), 4u);
+}
+
+TEST_F(UpstreamTest, AnotherLogEpochLeadsToANewSnapshot) {
+    join();
+    hear(head(1, {}, {}, "another"));
+    ASSERT_EQ(asked_snapshots().size(), 1u);
+    answer_snapshot(9, {}, "another");
+    Message next = value({.seq = 10}, clock_.now());
+    next.epoch = "another";
+    hear(next);
+    EXPECT_EQ(values(), Seqs{10});
+}
+
+TEST_F(UpstreamTest, ThreeMissedHeadsTakeTheUplinkDownAndOneBringsItBack) {
+    join();
+    hear(head(100, {}));
+    wait(Millis{2'990});
+    EXPECT_TRUE(uplink().empty());
+    wait(Millis{100});
+    EXPECT_EQ(uplink(), std::vector<bool>{false});
+    wait(Millis{10'000});
+    hear(head(100, {}));
+    EXPECT_EQ(uplink(), (std::vector<bool>{false, true}));
+}
+
+TEST_F(UpstreamTest, TheUplinkIsUpOnlyWhenTheHolesAreFilled) {
+    join();
+    wait(Millis{4'000});
+    hear(head(102, {{"nas", "system.status", 2}}));
+    EXPECT_EQ(uplink(), std::vector<bool>{false});
+    answer(range({1, 2}, {1, 2}));
+    EXPECT_EQ(uplink(), (std::vector<bool>{false, true}));
+}
+
+TEST_F(UpstreamTest, AReportPassesAfterTheValuesThatWereMissingBeforeIt) {
+    join();
+    hear_value(2);
+    hear(report(poll_state({}, 1, live(clock_.now()))));
+    EXPECT_EQ(count<Upstream::PollUpdate>(), 0u);
+    answer(range({1}, {1, 1}));
+    ASSERT_EQ(count<Upstream::PollUpdate>(), 1u);
+    EXPECT_TRUE(std::holds_alternative<Upstream::PollUpdate>(steps_.back()) ||
+                std::holds_alternative<Upstream::Bookmark>(steps_.back()));
+    EXPECT_EQ(values(), (Seqs{1, 2}));
+}
+
+TEST_F(UpstreamTest, ABookmarkIsAHeadWhoseEveryStreamWasReached) {
+    join();
+    hear(head(150, {{"nas", "system.status", 1}}));
+    EXPECT_EQ(count<Upstream::Bookmark>(), 0u);
+    hear_value(1);
+    EXPECT_EQ(count<Upstream::Bookmark>(), 1u);
+}
+
+TEST_F(UpstreamTest, TopicsThatAreNotWantedAreNeitherDeliveredNorAskedFor) {
+    upstream_ = Upstream(Random(7), {"agent.status"});
+    join();
+    hear_value(5);
+    hear(head(100, {{"nas", "system.status", 9}}));
+    EXPECT_TRUE(values().empty());
+    EXPECT_TRUE(asked_ranges().empty());
+}
+
+TEST_F(UpstreamTest, WhatIsNotLoggedPassesAtOnce) {
+    join();
+    Message message = value({.seq = 0}, clock_.now());
+    message.durable = false;
+    hear(message);
+    EXPECT_EQ(values(), Seqs{0});
+}
+
+}  // namespace
+}  // namespace sigmacast::edge
