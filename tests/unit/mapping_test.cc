@@ -181,7 +181,7 @@ TEST(MapAgents, AnAgentHasTheContractsNames) {
     const json::object data = only(mapped(poll("agents"), captured_result("agents_list")));
     EXPECT_EQ(json::parse(R"({"id":"agent-001","codename":"TENSOR","status":"idle",
         "specialization":"Deep learning compression models","tier":"core","tasks_completed":0,
-        "success_rate":1.0,"memory_usage":128.0,"average_latency":0.0,"last_active":1795218996,
+        "success_rate":1.0,"memory_usage":128.0,"average_latency":0.0,"last_active":1795218997,
         "timestamp":1795219112})"),
               data.at("agents").at("agent-001"));
 }
