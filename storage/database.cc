@@ -71,6 +71,9 @@ void Statement::rewind() {
 }
 
 Result<bool> Statement::step() {
+    if (bind_error_ != SQLITE_OK) {
+        return Error{errc_of(bind_error_), sqlite3_errstr(bind_error_)};
+    }
     const int code = sqlite3_step(statement_.get());
     if (code == SQLITE_ROW) {
         return true;
@@ -116,8 +119,6 @@ bool Statement::null(int column) const {
     return sqlite3_column_type(statement_.get(), column) == SQLITE_NULL;
 }
 
-// A bind fails only where the bytes are over the row limit; the parameter then is NULL, and the NOT
-// NULL of its column refuses the row.
 void Statement::bind_one(int index, std::int64_t value) {
     sqlite3_bind_int64(statement_.get(), index, value);
 }
@@ -127,14 +128,17 @@ void Statement::bind_one(int index, std::uint64_t value) {
 }
 
 void Statement::bind_one(int index, std::string_view text) {
-    sqlite3_bind_text64(statement_.get(), index, text.data() == nullptr ? "" : text.data(),
-                        text.size(), SQLITE_STATIC, SQLITE_UTF8);
+    const int code =
+        sqlite3_bind_text64(statement_.get(), index, text.data() == nullptr ? "" : text.data(),
+                            text.size(), SQLITE_STATIC, SQLITE_UTF8);
+    bind_error_ = code != SQLITE_OK ? code : bind_error_;
 }
 
 void Statement::bind_one(int index, Blob blob) {
-    sqlite3_bind_blob64(statement_.get(), index,
-                        blob.bytes.data() == nullptr ? "" : blob.bytes.data(), blob.bytes.size(),
-                        SQLITE_STATIC);
+    const int code = sqlite3_bind_blob64(statement_.get(), index,
+                                         blob.bytes.data() == nullptr ? "" : blob.bytes.data(),
+                                         blob.bytes.size(), SQLITE_STATIC);
+    bind_error_ = code != SQLITE_OK ? code : bind_error_;
 }
 
 void Database::Close::operator()(sqlite3* db) const {

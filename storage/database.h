@@ -38,6 +38,7 @@ class Statement {
     template <class... Values>
     void bind(const Values&... values) {
         rewind();
+        bind_error_ = 0;
         int index = 0;
         (bind_one(++index, values), ...);
     }
@@ -73,6 +74,7 @@ class Statement {
 
     sqlite3* db_;
     std::unique_ptr<sqlite3_stmt, Finalize> statement_;
+    int bind_error_ = 0;  // A parameter was over the row limit: step() refuses.
 };
 
 class Database {

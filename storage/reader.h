@@ -19,12 +19,12 @@ inline constexpr std::size_t kRangeRowsMax = 1024;
 inline constexpr std::size_t kRangeBytesMax = 4u << 20;
 
 struct LogQuery {
-    std::string origin;  // Empty: all.
-    std::string topic;   // Empty: all.
+    std::string origin = {};  // Empty: all.
+    std::string topic = {};   // Empty: all.
     std::uint64_t from_pos = 0;
     std::uint64_t to_pos = ~std::uint64_t{0} >> 1;
-    std::optional<Wall> since;
-    std::optional<Wall> until;
+    std::optional<Wall> since = std::nullopt;
+    std::optional<Wall> until = std::nullopt;
     bool newest_first = false;
     std::size_t max = 1000;
 };

@@ -1,0 +1,209 @@
+#include "broker/freshness.h"
+
+#include <gtest/gtest.h>
+
+namespace sigmacast::broker {
+namespace {
+
+/// One origin "nas" with one poll "p" of 5 s, in virtual time.
+class FreshnessTest : public testing::Test {
+ protected:
+    void declare() { freshness_.declare("nas", {{"p", "topic", Seconds{5}, Seconds{3}}}, now_); }
+    std::optional<Change> good() {
+        Report report = made();
+        report.ok = true;
+        report.as_of = AsOf{now_.wall, now_.mono};
+        return freshness_.on_report("nas", report, ++seq_, now_);
+    }
+    std::optional<Change> bad(const std::string& code, const std::string& source = "engine") {
+        Report report = made();
+        report.code = code;
+        report.source = source;
+        return freshness_.on_report("nas", report, ++seq_, now_);
+    }
+    static Report made() {
+        Report report;
+        report.poll = "p";
+        report.topic = "topic";
+        report.interval = Seconds{5};
+        return report;
+    }
+    std::optional<Change> head() { return freshness_.on_head("nas", now_); }
+    std::vector<Change> tick() { return freshness_.on_tick(now_); }
+    void advance(Millis by) {
+        now_.mono += by;
+        now_.wall += by;
+    }
+    /// Heads go on each second.
+    std::vector<Change> live_through(Millis span) {
+        std::vector<Change> changes;
+        for (const Mono end = now_.mono + span; now_.mono < end;) {
+            advance(std::min(Millis{1000}, std::chrono::duration_cast<Millis>(end - now_.mono)));
+            head();
+            for (Change& change : tick()) {
+                changes.push_back(std::move(change));
+            }
+        }
+        return changes;
+    }
+    [[nodiscard]] const Age& age() const { return freshness_.find("nas", "p")->age; }
+
+    Freshness freshness_;
+    Now now_{Mono{Seconds{1000}}, Wall{Seconds{1'800'000'000}}};
+    std::uint64_t seq_ = 0;
+};
+
+TEST_F(FreshnessTest, ADeclaredPollIsInitial) {
+    declare();
+    EXPECT_EQ(Quality::kInitial, age().quality);
+}
+
+TEST_F(FreshnessTest, AGoodReportMakesLiveAndASecondOneIsNoChange) {
+    declare();
+    const auto change = good();
+    ASSERT_TRUE(change);
+    EXPECT_EQ(Quality::kLive, change->age.quality);
+    EXPECT_EQ("topic", change->topic);
+    advance(Seconds{5});
+    EXPECT_FALSE(good());
+    EXPECT_EQ(now_.mono, age().as_of->mono) << "an unchanged answer moves as_of";
+}
+
+TEST_F(FreshnessTest, AFailedReportMakesStaleOnceAndKeepsAsOf) {
+    declare();
+    good();
+    const Mono as_of = now_.mono;
+    advance(Seconds{5});
+    const auto change = bad("RPC_DISCONNECT");
+    ASSERT_TRUE(change);
+    EXPECT_EQ(Quality::kStale, change->age.quality);
+    EXPECT_EQ("RPC_DISCONNECT", change->age.reason);
+    EXPECT_EQ("engine", change->age.source);
+    EXPECT_EQ(as_of, change->age.as_of->mono);
+    EXPECT_FALSE(bad("RPC_DISCONNECT"));
+    EXPECT_TRUE(bad("CIRCUIT_BREAKER_OPEN")) << "a new reason is a new transition";
+    EXPECT_TRUE(good());
+}
+
+TEST_F(FreshnessTest, AFailureWithoutAnyValueIsDown) {
+    declare();
+    ASSERT_TRUE(bad("RPC_DISCONNECT"));
+    EXPECT_EQ(Quality::kDown, age().quality);
+}
+
+TEST_F(FreshnessTest, AnUnsupportedMethodIsDown) {
+    declare();
+    Report report = made();
+    report.unsupported = true;
+    ASSERT_TRUE(freshness_.on_report("nas", report, 1, now_));
+    EXPECT_EQ(Quality::kDown, age().quality);
+    EXPECT_EQ("METHOD_NOT_FOUND", age().reason);
+    EXPECT_EQ("engine", age().source);
+}
+
+TEST_F(FreshnessTest, APollIsSilentAfterExactlyTwiceItsIntervalAndTwoSeconds) {
+    declare();
+    good();
+    EXPECT_TRUE(live_through(Millis{11'999}).empty());
+    advance(Millis{1});
+    head();
+    const auto changes = tick();
+    ASSERT_EQ(1U, changes.size());
+    EXPECT_EQ("POLL_SILENT", changes[0].age.reason);
+    EXPECT_EQ("producer", changes[0].age.source);
+    EXPECT_EQ(Quality::kStale, changes[0].age.quality);
+    EXPECT_TRUE(live_through(Seconds{30}).empty()) << "told once";
+    EXPECT_TRUE(good());
+}
+
+TEST_F(FreshnessTest, AnOriginIsSilentAfterExactlyThreeSecondsWithoutAHead) {
+    declare();
+    good();
+    head();
+    advance(Millis{2'999});
+    EXPECT_TRUE(tick().empty());
+    advance(Millis{1});
+    const auto changes = tick();
+    ASSERT_EQ(1U, changes.size());
+    EXPECT_EQ("PRODUCER_SILENT", changes[0].age.reason);
+    advance(Seconds{60});
+    EXPECT_TRUE(tick().empty()) << "told once, and silence of its polls is no news";
+}
+
+TEST_F(FreshnessTest, WhatSilenceMadeStaleOnlyAReportMakesLiveAgain) {
+    declare();
+    good();
+    advance(Seconds{4});
+    tick();
+    EXPECT_FALSE(head());
+    EXPECT_EQ("PRODUCER_SILENT", age().reason);
+    ASSERT_TRUE(good());
+    EXPECT_EQ(Quality::kLive, age().quality);
+}
+
+TEST_F(FreshnessTest, TheDeadlineIsTheNextSilence) {
+    EXPECT_FALSE(freshness_.deadline());
+    declare();
+    good();
+    EXPECT_EQ(now_.mono + Seconds{3}, freshness_.deadline());
+    advance(Seconds{3});
+    tick();
+    EXPECT_FALSE(freshness_.deadline()) << "nothing more can go silent: no busy loop";
+}
+
+TEST_F(FreshnessTest, AStartMakesEverythingStaleAndKeepsAsOfUntilTheFirstGoodReport) {
+    PollState poll;
+    poll.origin = "nas";
+    poll.report = made();
+    poll.age.quality = Quality::kLive;
+    poll.age.as_of = AsOf{now_.wall, now_.mono};
+    const Mono as_of = now_.mono;
+    advance(Seconds{100});
+    const auto changes = freshness_.on_start({poll}, now_);
+    ASSERT_EQ(1U, changes.size());
+    EXPECT_EQ(Quality::kStale, age().quality);
+    EXPECT_EQ("BROKER_RESTARTED", age().reason);
+    EXPECT_EQ("broker", age().source);
+    EXPECT_EQ(as_of, age().as_of->mono);
+    head();
+    EXPECT_EQ("BROKER_RESTARTED", age().reason);
+    ASSERT_TRUE(bad("RPC_DISCONNECT"));
+    EXPECT_EQ(as_of, age().as_of->mono);
+    ASSERT_TRUE(good());
+    EXPECT_EQ(Quality::kLive, age().quality);
+}
+
+TEST_F(FreshnessTest, AStartLeavesWhatNeverHadAValueAsItWas) {
+    PollState poll;
+    poll.origin = "nas";
+    poll.report = made();
+    EXPECT_TRUE(freshness_.on_start({poll}, now_).empty());
+    EXPECT_EQ(Quality::kInitial, age().quality);
+}
+
+TEST_F(FreshnessTest, StateWithoutAPollFollowsTheHeadsOfItsOrigin) {
+    freshness_.follow("nas", now_);
+    EXPECT_FALSE(head());
+    advance(Seconds{3});
+    const auto changes = tick();
+    ASSERT_EQ(1U, changes.size());
+    EXPECT_EQ("", changes[0].poll);
+    EXPECT_EQ(Quality::kStale, changes[0].age.quality);
+    const auto back = head();
+    ASSERT_TRUE(back);
+    EXPECT_EQ(Quality::kLive, back->age.quality);
+}
+
+TEST_F(FreshnessTest, OriginsAreJudgedApart) {
+    declare();
+    good();
+    freshness_.declare("other", {{"p", "topic", Seconds{5}, Seconds{3}}}, now_);
+    advance(Seconds{3});
+    head();
+    const auto changes = tick();
+    ASSERT_EQ(1U, changes.size());
+    EXPECT_EQ("other", changes[0].origin);
+}
+
+}  // namespace
+}  // namespace sigmacast::broker
