@@ -285,6 +285,7 @@ TEST_F(ReceiverTest, SurvivesPositionsThatAreNonsense) {
     item(2);
     item(kHuge);
     head(kHuge);
+    EXPECT_EQ(receiver_.known(), 2u);
     reply({0, kHuge}, {kHuge, 0}, {{0, kHuge}});
     reply({1, 1}, {kHuge}, {{kHuge, 0}, {9, 5}});
     EXPECT_THAT(delivered_, ElementsAre(2));
