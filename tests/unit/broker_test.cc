@@ -1,0 +1,597 @@
+#include "broker/broker.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <deque>
+#include <functional>
+
+#include "common/origin.h"
+#include "storage/store.h"
+#include "temp_folder.h"
+
+namespace sigmacast::broker {
+namespace {
+
+using testing::Contains;
+using testing::ElementsAre;
+using testing::IsEmpty;
+using testing::Not;
+
+Bytes map_of(std::string_view value) {
+    return std::make_shared<const std::string>(
+        std::string("\x81\xa1v", 3) + static_cast<char>(0xa0 + value.size()) + std::string(value));
+}
+
+std::string text_of(const Message& message) {
+    return message.data ? message.data->substr(4) : "";
+}
+
+class World;
+
+/// A real Origin whose sockets are the world's.
+class Producer final : public Origin::Io {
+ public:
+    Producer(World& world, const std::string& name, std::uint64_t epoch,
+             const std::string& instance);
+
+    void value(const std::string& key, std::string_view data, bool final = false,
+               const std::string& topic = "jobs", const std::string& poll = "p");
+    void event(std::string_view data);
+    void good_report(std::vector<std::string> keys = {});
+    void bad_report(const std::string& code);
+    void publish(Message message) override;
+    void send(protocol::Any message) override;
+    Result<> save_epoch(std::uint64_t) override { return {}; }
+
+    World& world;
+    std::string peer;
+    bool cut = false;     // What it publishes is lost.
+    bool killed = false;  // It does nothing any more.
+    Origin origin;
+    std::vector<protocol::LiveKey> keys;
+
+ private:
+    void push(Message message);
+    std::optional<AsOf> as_of_;
+};
+
+/// A broker over a real store, with producers, in virtual time; commits run at once, are held, or
+/// are refused.
+class World final : public BrokerOutputs {
+ public:
+    World() { start(); }
+
+    void start() {
+        broker.reset();
+        store.reset();
+        auto opened = storage::Store::open(path, now, "boot");
+        store = std::move(opened).value();
+        reader.emplace(storage::LogReader::open(path, "boot").value());
+        broker.emplace(store->take_loaded(), *this, Random(7));
+        broker->start(now);
+        settle();
+    }
+    Producer& producer(const std::string& name, std::uint64_t epoch = 1,
+                       const std::string& instance = "i") {
+        producers.push_back(std::make_unique<Producer>(*this, name, epoch, instance));
+        producers.back()->origin.start(now);
+        settle();
+        return *producers.back();
+    }
+    void settle() {
+        for (int steps = 0; !tasks.empty(); ++steps) {
+            ASSERT_LT(steps, 100'000) << "the world does not come to rest";
+            const auto task = std::move(tasks.front());
+            tasks.pop_front();
+            task();
+        }
+    }
+    void advance(Millis span) {
+        for (const Mono end = now.mono + span; now.mono < end;) {
+            now.mono += Millis{10};
+            now.wall += Millis{10};
+            for (const auto& one : producers) {
+                if (!one->killed) {
+                    one->origin.on_timer(now);
+                }
+            }
+            settle();
+            if (now.mono >= broker->deadline()) {
+                broker->on_timer(now);
+                settle();
+            }
+        }
+    }
+
+    void publish(const Message& message) override {
+        if (message.kind == Kind::kHead) {
+            head = message;
+        } else {
+            feed.push_back(message);
+        }
+    }
+    void reply(const std::string& peer, protocol::Any message) override {
+        tasks.push_back([this, peer, any = std::move(message)] { deliver(peer, any); });
+    }
+    void commit(std::shared_ptr<const storage::Batch> batch) override {
+        ++commits;
+        EXPECT_EQ(nullptr, in_flight) << "two batches in flight";
+        in_flight = std::move(batch);
+        if (!hold_commits) {
+            tasks.push_back([this] { finish_commit(); });
+        }
+    }
+    Result<storage::LogRange> read_range(const std::string& origin, const std::string& topic,
+                                         sequence::Range range, Now at) override {
+        return reader->range(origin, topic, range, at);
+    }
+    void finish_commit() {
+        const auto batch = std::exchange(in_flight, nullptr);
+        if (disk_refuses) {
+            broker->on_committed(Error{Errc::kFull, "disk full"}, now);
+        } else {
+            broker->on_committed(store->commit(*batch), now);
+        }
+    }
+    void deliver(const std::string& peer, const protocol::Any& any) {
+        if (peer == "edge") {
+            answers.push_back(any);
+            return;
+        }
+        for (const auto& one : producers) {
+            if (one->peer == peer && !one->killed) {
+                if (auto keys = one->origin.on_protocol(any, now)) {
+                    one->keys = std::move(*keys);
+                }
+            }
+        }
+    }
+    protocol::Snapshot snapshot() {
+        broker->on_request("edge", protocol::SnapshotRequest{1}, now);
+        settle();
+        return std::get<protocol::Snapshot>(answers.back());
+    }
+    protocol::Range range(const std::string& topic, std::uint64_t from, std::uint64_t to) {
+        broker->on_request("edge", protocol::Ask{1, "nas", topic, {from, to}}, now);
+        settle();
+        return std::get<protocol::Range>(answers.back());
+    }
+    /// What was published since the last call: "jobs/a=1 seq1 pos1", "transition jobs
+    /// stale:REASON", "report p live".
+    std::vector<std::string> seen() {
+        std::vector<std::string> lines;
+        for (const Message& message : feed) {
+            lines.push_back(describe(message));
+        }
+        feed.clear();
+        return lines;
+    }
+    static std::string describe(const Message& message) {
+        const std::string place = message.pos == 0 ? " volatile"
+                                                   : " seq" + std::to_string(message.seq) + " pos" +
+                                                         std::to_string(message.pos);
+        const std::string age = std::string(to_string(message.age.quality)) +
+                                (message.age.reason.empty() ? "" : ":" + message.age.reason);
+        switch (message.kind) {
+            case Kind::kValue:
+                return message.topic + "/" + message.key + "=" + text_of(message) +
+                       (message.final ? "!" : "") + place;
+            case Kind::kEvent:
+                return message.topic + " " + text_of(message) + place;
+            case Kind::kTransition:
+                return "transition " + message.topic + " " + age + place;
+            case Kind::kReport:
+                return "report " + message.poll + " " + age;
+            case Kind::kGap:
+                return "gap " + message.topic + place;
+            case Kind::kHead:
+                break;
+        }
+        return "?";
+    }
+    [[nodiscard]] std::vector<std::string> values() {
+        std::vector<std::string> lines;
+        for (const Message& value : snapshot().values) {
+            lines.push_back(value.key + "=" + text_of(value) + (value.durable ? "" : " volatile"));
+        }
+        return lines;
+    }
+
+    TempFolder folder;
+    std::string path = folder.file("w.db");
+    Now now{Mono{Seconds{1000}}, Wall{Seconds{1'800'000'000}}};
+    std::deque<std::function<void()>> tasks;
+    std::unique_ptr<storage::Store> store;
+    std::optional<storage::LogReader> reader;
+    std::optional<Broker> broker;
+    std::vector<std::unique_ptr<Producer>> producers;
+    std::vector<Message> feed;
+    std::vector<protocol::Any> answers;
+    Message head;
+    std::shared_ptr<const storage::Batch> in_flight;
+    bool hold_commits = false;
+    bool disk_refuses = false;
+    int commits = 0;
+};
+
+Producer::Producer(World& at, const std::string& name, std::uint64_t epoch,
+                   const std::string& instance)
+    : world(at),
+      peer("peer-" + name + "-" + instance),
+      origin({.name = name,
+              .instance = instance,
+              .epoch = epoch,
+              .polls = {{"p", "jobs", Seconds{5}, Seconds{3}}},
+              .limits = {}},
+             *this) {}
+
+void Producer::publish(Message message) {
+    if (!cut) {
+        world.tasks.push_back([this, frames = encode(message, world.now.mono)] {
+            world.broker->on_frames({frames}, world.now);
+        });
+    }
+}
+
+void Producer::send(protocol::Any message) {
+    world.tasks.push_back(
+        [this, any = std::move(message)] { world.broker->on_request(peer, any, world.now); });
+}
+
+void Producer::push(Message message) {
+    origin.push(std::move(message), world.now);
+    world.settle();
+}
+
+void Producer::value(const std::string& key, std::string_view data, bool final,
+                     const std::string& topic, const std::string& poll) {
+    Message message;
+    message.kind = Kind::kValue;
+    message.topic = topic;
+    message.key = key;
+    message.poll = poll;
+    message.final = final;
+    message.age.as_of = AsOf{world.now.wall, world.now.mono};
+    message.data = map_of(data);
+    push(std::move(message));
+}
+
+void Producer::event(std::string_view data) {
+    Message message;
+    message.kind = Kind::kEvent;
+    message.topic = "alert";
+    message.data = map_of(data);
+    push(std::move(message));
+}
+
+void Producer::good_report(std::vector<std::string> report_keys) {
+    as_of_ = AsOf{world.now.wall, world.now.mono};
+    Report report;
+    report.poll = "p";
+    report.topic = "jobs";
+    report.ok = true;
+    report.as_of = as_of_;
+    report.keys = std::move(report_keys);
+    report.interval = Seconds{5};
+    Message message;
+    message.kind = Kind::kReport;
+    message.topic = report_topic("p");
+    message.detail = std::move(report);
+    push(std::move(message));
+}
+
+void Producer::bad_report(const std::string& code) {
+    Report report;
+    report.poll = "p";
+    report.topic = "jobs";
+    report.as_of = as_of_;
+    report.code = code;
+    report.source = "engine";
+    report.interval = Seconds{5};
+    Message message;
+    message.kind = Kind::kReport;
+    message.topic = report_topic("p");
+    message.detail = std::move(report);
+    push(std::move(message));
+}
+
+class BrokerTest : public testing::Test {
+ protected:
+    World world;
+};
+
+TEST_F(BrokerTest, ValuesEventsTransitionsAndReportsAreStampedInOrder) {
+    Producer& nas = world.producer("nas");
+    nas.value("a", "1");
+    nas.event("x");
+    nas.good_report({"a"});
+    EXPECT_THAT(world.seen(), ElementsAre("jobs/a=1 seq1 pos1", "alert x seq1 pos2",
+                                          "transition jobs live seq2 pos3", "report p live"));
+}
+
+TEST_F(BrokerTest, NothingIsSeenBeforeItIsCommitted) {
+    Producer& nas = world.producer("nas");
+    world.hold_commits = true;
+    nas.value("a", "1");
+    nas.event("x");
+    EXPECT_THAT(world.seen(), IsEmpty());
+    EXPECT_THAT(world.values(), IsEmpty());
+    EXPECT_EQ(0U, nas.origin.durable("jobs"));
+    EXPECT_EQ(0U, world.snapshot().pos);
+    world.hold_commits = false;
+    world.finish_commit();
+    world.settle();
+    EXPECT_THAT(world.seen(), ElementsAre("jobs/a=1 seq1 pos1", "alert x seq1 pos2"));
+    EXPECT_EQ(1U, nas.origin.durable("jobs"));
+    EXPECT_EQ(1U, nas.origin.durable("alert"));
+}
+
+TEST_F(BrokerTest, WhatArrivesWhileABatchIsInFlightMakesOneMore) {
+    Producer& nas = world.producer("nas");
+    world.hold_commits = true;
+    nas.event("1");
+    const int before = world.commits;
+    for (int i = 0; i < 50; ++i) {
+        nas.event("n");
+    }
+    EXPECT_EQ(before, world.commits);
+    world.hold_commits = false;
+    world.finish_commit();
+    world.settle();
+    EXPECT_EQ(before + 1, world.commits);
+    EXPECT_EQ(51U, world.seen().size());
+}
+
+TEST_F(BrokerTest, WhatTheBusLostIsRepairedFromTheProducersRing) {
+    Producer& nas = world.producer("nas");
+    nas.event("1");
+    nas.cut = true;
+    nas.event("2");
+    nas.event("3");
+    nas.cut = false;
+    world.advance(Seconds{2});
+    EXPECT_THAT(world.seen(),
+                ElementsAre("alert 1 seq1 pos1", "alert 2 seq2 pos2", "alert 3 seq3 pos3"));
+}
+
+TEST_F(BrokerTest, AnUnchangedAnswerIsAReportAndNothingElse) {
+    Producer& nas = world.producer("nas");
+    nas.value("a", "1");
+    nas.good_report({"a"});
+    const std::uint64_t pos = world.broker->pos();
+    world.seen();
+    world.advance(Seconds{5});
+    nas.good_report({"a"});
+    EXPECT_THAT(world.seen(), ElementsAre("report p live"));
+    EXPECT_EQ(pos, world.broker->pos());
+    EXPECT_EQ(world.now.mono, world.snapshot().polls.at(0).age.as_of->mono);
+}
+
+TEST_F(BrokerTest, AFailureIsToldOnceAndNamesTheKeysOfItsPoll) {
+    Producer& nas = world.producer("nas");
+    nas.value("a", "1");
+    nas.value("b", "2");
+    nas.good_report({"a", "b"});
+    world.seen();
+    nas.bad_report("RPC_DISCONNECT");
+    EXPECT_THAT(world.feed.at(0).keys, ElementsAre("a", "b"));
+    nas.bad_report("RPC_DISCONNECT");
+    EXPECT_THAT(world.seen(),
+                ElementsAre("transition jobs stale:RPC_DISCONNECT seq4 pos4",
+                            "report p stale:RPC_DISCONNECT", "report p stale:RPC_DISCONNECT"));
+    EXPECT_THAT(world.values(), ElementsAre("a=1", "b=2"));
+}
+
+TEST_F(BrokerTest, AFinalValueRemovesItsKey) {
+    Producer& nas = world.producer("nas");
+    nas.value("a", "1");
+    nas.value("b", "2");
+    nas.value("a", "done", true);
+    EXPECT_THAT(world.values(), ElementsAre("b=2"));
+    EXPECT_EQ(3U, world.range("jobs", 1, 3).items.size()) << "it stays in the log";
+}
+
+TEST_F(BrokerTest, ASilentProducerIsToldAfterThreeSeconds) {
+    Producer& nas = world.producer("nas");
+    nas.value("a", "1");
+    nas.value("b", "1", false, "breaker", "");
+    nas.good_report({"a"});
+    world.advance(Seconds{2});
+    world.seen();
+    nas.killed = true;
+    world.advance(Millis{2'900});
+    EXPECT_THAT(world.seen(), IsEmpty());
+    world.advance(Seconds{20});
+    EXPECT_THAT(world.seen(), testing::UnorderedElementsAre(
+                                  "transition jobs stale:PRODUCER_SILENT seq3 pos5",
+                                  "transition breaker stale:PRODUCER_SILENT seq2 pos4"));
+}
+
+TEST_F(BrokerTest, HeadsNameEveryStreamAndPollEachSecond) {
+    Producer& nas = world.producer("nas");
+    nas.value("a", "1");
+    nas.good_report({"a"});
+    world.advance(Seconds{1});
+    const Head& head = world.head.head();
+    EXPECT_EQ(2U, head.pos);
+    ASSERT_EQ(1U, head.streams.size()) << "report streams have no place on the feed";
+    EXPECT_EQ(2U, head.streams[0].seq);
+    ASSERT_EQ(1U, head.polls.size());
+    EXPECT_EQ(Quality::kLive, head.polls[0].age.quality);
+    EXPECT_EQ(world.broker->epoch(), world.head.epoch);
+}
+
+TEST_F(BrokerTest, ARestartKeepsStateAndAsOfAndCallsEverythingStaleUntilAGoodReport) {
+    Producer& nas = world.producer("nas");
+    nas.value("a", "1");
+    nas.good_report({"a"});
+    const Mono as_of = world.now.mono;
+    const std::string epoch = world.broker->epoch();
+    nas.killed = true;
+    world.advance(Seconds{2});
+    world.seen();
+    world.start();
+    EXPECT_EQ(epoch, world.broker->epoch());
+    EXPECT_THAT(world.values(), ElementsAre("a=1"));
+    EXPECT_THAT(world.seen(), ElementsAre("transition jobs stale:BROKER_RESTARTED seq3 pos3"));
+    const PollState poll = world.snapshot().polls.at(0);
+    EXPECT_EQ(Quality::kStale, poll.age.quality);
+    EXPECT_EQ(as_of, poll.age.as_of->mono);
+    nas.killed = false;
+    world.advance(Seconds{1});
+    EXPECT_THAT(world.seen(), IsEmpty()) << "a head is no answer of the engine";
+    nas.good_report({"a"});
+    EXPECT_THAT(world.seen(), ElementsAre("transition jobs live seq4 pos4", "report p live"));
+}
+
+TEST_F(BrokerTest, AProducerGoesOnAfterTheBrokersRestartWithoutLossOrRepetition) {
+    Producer& nas = world.producer("nas");
+    nas.event("1");
+    world.seen();
+    world.start();
+    nas.cut = true;
+    nas.event("2");
+    nas.cut = false;
+    nas.event("3");
+    world.advance(Seconds{3});
+    EXPECT_THAT(world.seen(), ElementsAre("alert 2 seq2 pos2", "alert 3 seq3 pos3"));
+}
+
+TEST_F(BrokerTest, ANewInstanceIsToldTheLiveKeysAndTheOldOneIsFenced) {
+    Producer& old = world.producer("nas", 1, "old");
+    old.value("a", "1");
+    old.value("b", "2");
+    old.value("b", "end", true);
+    Producer& fresh = world.producer("nas", 1, "fresh");
+    EXPECT_EQ(2U, fresh.origin.epoch()) << "raised above the broker's floor once";
+    ASSERT_EQ(1U, fresh.keys.size());
+    EXPECT_EQ("a", fresh.keys[0].key);
+    EXPECT_EQ(*map_of("1"), *fresh.keys[0].data);
+    world.seen();
+    old.value("a", "ghost");
+    EXPECT_THAT(world.seen(), IsEmpty());
+    world.advance(Seconds{2});
+    EXPECT_EQ(Origin::State::kConflict, old.origin.state());
+    EXPECT_EQ(Origin::State::kJoined, fresh.origin.state());
+}
+
+TEST_F(BrokerTest, TwoOriginsHaveTheirOwnStreamsInOneLog) {
+    Producer& nas = world.producer("nas");
+    Producer& other = world.producer("other");
+    nas.event("1");
+    other.event("2");
+    nas.event("3");
+    EXPECT_THAT(world.seen(),
+                ElementsAre("alert 1 seq1 pos1", "alert 2 seq1 pos2", "alert 3 seq2 pos3"));
+    EXPECT_EQ(2U, world.snapshot().streams.size());
+}
+
+TEST_F(BrokerTest, ARangeComesFromTheLogUpToWhatIsCommitted) {
+    Producer& nas = world.producer("nas");
+    nas.event("1");
+    nas.event("2");
+    const protocol::Range answer = world.range("alert", 1, 10);
+    EXPECT_EQ(2U, answer.items.size());
+    EXPECT_EQ(2U, answer.range.to);
+    EXPECT_EQ(world.broker->epoch(), answer.items.at(0).epoch);
+    EXPECT_THAT(world.range("unknown", 1, 10).items, IsEmpty());
+}
+
+TEST_F(BrokerTest, WhileTheDiskRefusesStateFlowsAsVolatileAndEventsWait) {
+    Producer& nas = world.producer("nas");
+    nas.value("a", "1");
+    nas.good_report({"a"});
+    world.seen();
+    world.disk_refuses = true;
+    nas.value("a", "2");
+    nas.event("x");
+    nas.value("b", "3");
+    nas.bad_report("RPC_DISCONNECT");
+    EXPECT_THAT(world.seen(), ElementsAre("jobs/a=2 volatile", "jobs/b=3 volatile",
+                                          "transition jobs stale:RPC_DISCONNECT volatile",
+                                          "report p stale:RPC_DISCONNECT"));
+    EXPECT_FALSE(world.broker->durable());
+    EXPECT_THAT(world.values(), ElementsAre("a=2 volatile", "b=3 volatile"));
+    EXPECT_EQ(2U, world.broker->pos());
+    EXPECT_EQ(0U, nas.origin.durable("alert"));
+}
+
+TEST_F(BrokerTest, CommitsAreTriedEachSecondAndRepeatNothing) {
+    Producer& nas = world.producer("nas");
+    world.disk_refuses = true;
+    nas.value("a", "2");
+    world.seen();
+    const int before = world.commits;
+    world.advance(Seconds{10});
+    EXPECT_NEAR(10, world.commits - before, 1);
+    EXPECT_THAT(world.seen(), Not(Contains("jobs/a=2 volatile")));
+}
+
+TEST_F(BrokerTest, WhenTheDiskWorksAgainWhatIsInForceIsCommittedAnewAndEventsFollow) {
+    Producer& nas = world.producer("nas");
+    nas.value("a", "1");
+    nas.good_report({"a"});
+    world.disk_refuses = true;
+    nas.value("a", "2");
+    nas.event("x");
+    nas.value("a", "3");
+    nas.bad_report("RPC_DISCONNECT");
+    world.seen();
+    world.disk_refuses = false;
+    world.advance(Seconds{3});
+    EXPECT_TRUE(world.broker->durable());
+    EXPECT_THAT(world.seen(),
+                ElementsAre("jobs/a=3 seq3 pos3", "transition jobs stale:RPC_DISCONNECT seq4 pos4",
+                            "alert x seq1 pos5"));
+    EXPECT_THAT(world.values(), ElementsAre("a=3"));
+    EXPECT_EQ(1U, nas.origin.durable("alert"));
+    world.start();
+    EXPECT_THAT(world.values(), ElementsAre("a=3"));
+}
+
+TEST_F(BrokerTest, AKeyThatEndsWhileTheDiskRefusesIsGoneAtOnceAndStaysGone) {
+    Producer& nas = world.producer("nas");
+    nas.value("a", "1");
+    world.disk_refuses = true;
+    nas.value("a", "end", true);
+    EXPECT_THAT(world.values(), IsEmpty());
+    world.disk_refuses = false;
+    world.advance(Seconds{2});
+    EXPECT_THAT(world.values(), IsEmpty());
+    world.start();
+    EXPECT_THAT(world.values(), IsEmpty());
+}
+
+TEST_F(BrokerTest, APoisonRowIsSeenAsAGapInItsPlace) {
+    Producer& nas = world.producer("nas");
+    world.store->database().limit_row_bytes(2000);
+    world.hold_commits = true;
+    nas.event("1");
+    Message large;
+    large.kind = Kind::kEvent;
+    large.topic = "alert";
+    large.data = std::make_shared<const std::string>(std::string("\x81\xa1v\xda\x13\x88", 6) +
+                                                     std::string(5000, 'x'));
+    nas.origin.push(large, world.now);
+    world.settle();
+    nas.event("3");
+    world.hold_commits = false;
+    world.finish_commit();
+    world.settle();
+    EXPECT_THAT(world.seen(),
+                ElementsAre("alert 1 seq1 pos1", "gap alert seq2 pos2", "alert 3 seq3 pos3"));
+    EXPECT_EQ(0U, nas.origin.undurable()) << "it counts as received";
+}
+
+TEST_F(BrokerTest, GarbageIsCountedAndHarmless) {
+    world.broker->on_frames(
+        {{}, {"x"}, {"a", "b", "c"}, {std::string("t\0o", 3), "\xff\xff", "\x80"}}, world.now);
+    world.broker->on_request("edge", protocol::Unknown{}, world.now);
+    EXPECT_EQ(5U, world.broker->counts().unreadable);
+    world.producer("nas").event("1");
+    EXPECT_THAT(world.seen(), ElementsAre("alert 1 seq1 pos1"));
+}
+
+}  // namespace
+}  // namespace sigmacast::broker
