@@ -66,15 +66,14 @@ name_of_process() {
 holder_of_port() {
     local socket link pid
     socket=$(socket_of_port "$1")
-    for link in /proc/[0-9]*/fd/*; do
-        if [[ $(readlink "$link" 2>/dev/null) == "socket:[$socket]" ]]; then
-            pid=${link#/proc/}
-            pid=${pid%%/*}
-            echo "$(name_of_process "$pid") (process $pid)"
-            return
-        fi
-    done
-    echo "another user's program"
+    link=$(find /proc/[0-9]*/fd -maxdepth 1 -lname "socket:\\[$socket\\]" -print -quit 2>/dev/null || true)
+    pid=${link#/proc/}
+    pid=${pid%%/*}
+    if [[ -n $pid ]]; then
+        echo "$(name_of_process "$pid") (process $pid)"
+    else
+        echo "another user's program"
+    fi
 }
 
 port_is_busy() { [[ -n $(socket_of_port "$1") ]]; }
@@ -199,10 +198,11 @@ supervisor_pid() {
 
 # Processes of this instance, whoever started them: when supervisord itself was killed, its children live on.
 instance_pids() {
-    local folder line
+    local folder words
     for folder in /proc/[0-9]*; do
-        line=$(tr 2>/dev/null '\0' '\n' <"$folder/cmdline") || continue
-        if [[ $line == *"/sigmacast-"* && $'\n'$line$'\n' == *$'\n'--data-dir$'\n'"$data"$'\n'* ]]; then
+        # Nothing is forked in this loop: a machine has hundreds of processes.
+        { mapfile -d '' -t words <"$folder/cmdline"; } 2>/dev/null || continue
+        if [[ ${words[*]} == *"/sigmacast-"*" --data-dir $data"?( *) ]]; then
             echo "${folder#/proc/}"
         fi
     done
