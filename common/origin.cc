@@ -60,13 +60,19 @@ std::optional<std::vector<protocol::LiveKey>> Origin::on_protocol(const protocol
         if (welcome->epoch != options_.epoch) {
             return std::nullopt;  // The answer to a hello from before the epoch was raised.
         }
-        if (state_ == State::kJoining) {
+        const bool joins = state_ == State::kJoining;
+        if (joins) {
             log_info("welcomed by the broker",
                      {{"origin", options_.name}, {"epoch", options_.epoch}});
         }
         state_ = State::kJoined;
         first_hello_ = false;
         on_durable(welcome->streams, now);
+        if (joins) {
+            // What was published before the broker knew us was dropped there: it may ask now, not
+            // at the next beat.
+            send_head(now);
+        }
         return welcome->keys;
     }
     if (const auto* durable = std::get_if<protocol::Durable>(&message)) {
