@@ -305,6 +305,14 @@ Parsed parse_command_line(int argc, const char* const* argv) {
         std::ostringstream out;
         std::ostringstream err;
         return {.command = {}, .exit_code = app.exit(wanted, out, err), .text = out.str()};
+    } catch (const CLI::RequiredError& problem) {
+        // Of a mistyped subcommand CLI11 says only that one is missing.
+        const bool unknown = argc > 1 && app.get_subcommands().empty() && argv[1][0] != '-';
+        const std::string what =
+            unknown ? "there is no '" + std::string(argv[1]) + "'" : problem.what();
+        return {.command = {},
+                .exit_code = kExitUsage,
+                .text = "sigmacast: " + what + " (see --help)\n"};
     } catch (const CLI::ParseError& problem) {
         return {.command = {},
                 .exit_code = kExitUsage,

@@ -69,7 +69,7 @@ bool good_origin(const std::string& origin) {
 }
 
 /// One `sigmacast publish`, once its name is locked. Runs on: the loop.
-class Publisher : private Origin::Io {
+class Publisher final : private Origin::Io {
  public:
     Publisher(const PublishCommand& command, const Settings& settings, OriginOptions options,
               std::string epoch_file)

@@ -162,8 +162,9 @@ std::string sources_table(const json::array& sources, const Paint& paint) {
         }
         const json::object& source = value.get_object();
         const AgeView age = age_of(source);
-        rows.push_back({{text(source, "topic"), {}},
-                        {text(source, "poll"), {}},
+        const std::string poll = text(source, "poll");
+        rows.push_back({{poll.empty() ? "what no poll feeds" : text(source, "topic"), {}},
+                        {poll.empty() ? "-" : poll, {}},
                         {text(source, "origin"), {}},
                         {age.quality, age.quality},
                         {age.age ? age_text(*age.age) : "-", {}},

@@ -8,7 +8,7 @@ namespace {
 
 namespace json = boost::json;
 
-constexpr std::size_t kTopicWidth = 34;
+constexpr std::size_t kTopicWidth = 42;
 constexpr std::size_t kAgeWidth = 12;
 constexpr std::size_t kQualityWidth = 7;
 
@@ -128,19 +128,16 @@ std::string TailView::hello_line(const json::object& message, Wall now) const {
 std::string TailView::line(Wall now, const std::string& what, const AgeView& age,
                            const std::string& rest) const {
     return paint_.faint(local_clock(now)) + "  " + padded(what, kTopicWidth) + "  " +
-           paint_.faint(padded(age.age ? age_text(*age.age) : "-", kAgeWidth)) + "  " +
-           paint_.quality(age.quality,
-                          padded(age.quality.empty() ? "event" : age.quality, kQualityWidth)) +
-           "  " + rest;
+           paint_.faint(padded(age.age ? age_text(*age.age) : "-", kAgeWidth)) + "  " + rest;
 }
 
 std::string TailView::value_line(std::string_view type, const json::object& message,
                                  Wall now) const {
     const AgeView age = age_of(message);
-    std::string rest = summary(type, data_of(message));
-    if (is_true(message, "final")) {
-        rest = "ended: " + rest;
-    }
+    std::string rest =
+        paint_.quality(age.quality,
+                       padded(age.quality.empty() ? "event" : age.quality, kQualityWidth)) +
+        "  " + (is_true(message, "final") ? "ended: " : "") + summary(type, data_of(message));
     if (age.quality != "live" && !age.reason.empty()) {
         rest += "  [" + quality_sentence(age, now) + "]";
     }
@@ -163,13 +160,12 @@ std::string TailView::quality_line(const json::object& message, Wall now) const 
             key = std::to_string(named.size()) + " keys";
         }
     }
-    std::string what = topic_and_key(text(data, "topic"), key);
+    std::string rest = paint_.quality(age.quality, quality_sentence(age, now));
     const std::string poll = text(data, "poll");
-    std::string rest = quality_sentence(age, now);
     if (key.empty() && !poll.empty() && poll != text(data, "topic")) {
         rest += "  (" + clean(poll, 60) + ")";
     }
-    return line(now, what, age, rest);
+    return line(now, topic_and_key(text(data, "topic"), key), age, rest);
 }
 
 bool TailView::is_repeat(std::string_view type, const json::object& message) {

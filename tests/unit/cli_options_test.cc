@@ -89,6 +89,10 @@ TEST(CliOptions, MistakesEndWithTheUsageCodeAndASentence) {
     }
 }
 
+TEST(CliOptions, AMistypedSubcommandIsNamed) {
+    EXPECT_EQ("sigmacast: there is no 'tial' (see --help)\n", parse({"tial"}).text);
+}
+
 TEST(CliOptions, HelpAndVersionEndWellEverywhere) {
     for (const char* sub : {"tail", "state", "status", "log", "publish"}) {
         const Parsed help = parse({sub, "--help"});
