@@ -27,7 +27,7 @@ TEST(OutboxTest, ShortWritesGoOnWhereTheyStopped) {
     outbox.append(bytes("abc"));
     outbox.append(bytes("defg"));
     std::string out;
-    for (const std::size_t n : {1, 3, 1, 10}) {
+    for (const std::size_t n : {1u, 3u, 1u, 10u}) {
         out += send(outbox, n);
     }
     EXPECT_EQ(out, "abcdefg");
