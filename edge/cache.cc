@@ -173,6 +173,9 @@ const Cache::Poll* Cache::transition(const Message& message) {
     Poll* poll = known == poll_index_.end() ? nullptr : known->second;
     if (poll) {
         take_quality(poll->state.age, message.age);
+        if (message.poll.empty()) {
+            poll = nullptr;
+        }
     }
     const Entries* entries = find(message.origin, message.topic);
     for (auto it = entries ? entries->begin() : Entries::const_iterator{};
@@ -215,7 +218,7 @@ Cache::PollChange Cache::poll(const PollState& state) {
         apply_report(*change.poll, state.report);
     }
     if (change.quality_changed || change.new_report) {
-        apply_quality(*change.poll, state.age, {});
+        apply_quality(*change.poll, state.age);
     }
     return change;
 }
@@ -235,15 +238,23 @@ void Cache::apply_report(Poll& poll, const Report& report) {
     }
 }
 
-void Cache::apply_quality(Poll& poll, const Age& age, const std::vector<std::string>& keys) {
-    const Entries* entries = find(poll.state.origin, poll.state.report.topic);
-    if (!entries) {
-        return;
-    }
-    for (const auto& [key, value] : *entries) {
-        if (value->poll == poll.state.report.poll && named(keys, key)) {
-            take_quality(value->age, age);
+void Cache::apply_quality(Poll& poll, const Age& age) {
+    const std::string& name = poll.state.report.poll;
+    const auto apply = [&](const Entries& entries) {
+        for (const auto& [key, value] : entries) {
+            if (value->poll == name) {
+                take_quality(value->age, age);
+            }
         }
+    };
+    if (name.empty()) {  // The origin itself: all its state that no poll feeds.
+        for (const auto& [topic, origins] : topics_) {
+            if (const auto of = origins.find(poll.state.origin); of != origins.end()) {
+                apply(of->second);
+            }
+        }
+    } else if (const Entries* entries = find(poll.state.origin, poll.state.report.topic)) {
+        apply(*entries);
     }
 }
 
@@ -263,8 +274,13 @@ void Cache::replace(const protocol::Snapshot& snapshot) {
     }
     for (const PollState& state : snapshot.polls) {
         if (const PollChange change = poll(state); change.poll) {
-            apply_report(*change.poll, state.report);
-            apply_quality(*change.poll, state.age, {});
+            // The broker keeps keys and as_of of the last good answer through failures and its own
+            // restart: its values were confirmed then, not when they last changed.
+            Report last_good = state.report;
+            last_good.ok = true;
+            last_good.as_of = state.age.as_of;
+            apply_report(*change.poll, last_good);
+            apply_quality(*change.poll, state.age);
         }
     }
     if (!same) {

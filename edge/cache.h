@@ -32,7 +32,8 @@ class Cache {
     static constexpr std::size_t kPollsMax = 10'000;
     static constexpr std::size_t kStreamsMax = 20'000;
 
-    /// One poll and what is known of it.
+    /// One poll and what is known of it. One without a name is the origin itself, which the state
+    /// that no poll feeds follows.
     struct Poll {
         PollState state;
         const Stream* stream = nullptr;
@@ -97,7 +98,7 @@ class Cache {
     void keep(std::shared_ptr<Value> value);
     void erase(const Stream& stream, const std::string& key);
     void apply_report(Poll& poll, const Report& report);
-    void apply_quality(Poll& poll, const Age& age, const std::vector<std::string>& keys);
+    void apply_quality(Poll& poll, const Age& age);
 
     std::map<std::string, Origins, std::less<>> topics_;
     std::map<std::pair<std::string, std::string>, std::unique_ptr<Stream>, std::less<>> streams_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <set>
 #include <utility>
 
 #include "common/codec.h"
@@ -479,6 +480,12 @@ void Hub::step(Upstream::PollUpdate& update, Now now) {
         return;
     }
     Cache::Poll& poll = *change.poll;
+    if (poll.state.report.poll.empty()) {
+        if (change.quality_changed && !is_new) {
+            tell_unpolled(poll.state.origin, now);
+        }
+        return;
+    }
     if (change.quality_changed && !is_new) {
         // The broker's own transition was not logged, or is lost: what it would have said is said
         // here.
@@ -490,8 +497,9 @@ void Hub::step(Upstream::PollUpdate& update, Now now) {
                         poll.transition_slot, now);
     }
     if (change.new_report) {
-        const bool named = poll.state.report.keys.has_value();
-        if (poll.state.report.ok && (named || values == 0)) {
+        // Values say how new they are themselves; a tick speaks for those that did not change.
+        const auto& keys = poll.state.report.keys;
+        if (poll.state.report.ok && values < (keys ? keys->size() : 1)) {
             tell_tick(poll, now);
         }
         poll.values_since_report = 0;
@@ -530,6 +538,9 @@ void Hub::step(Upstream::UplinkChange& change, Now now) {
     cache_.set_uplink(change.up);
     for (std::size_t i = 0; i < before.size(); ++i) {
         const Cache::Poll& poll = *cache_.polls()[i];
+        if (poll.state.report.poll.empty()) {
+            continue;
+        }
         const Age age = cache_.effective(poll.state.age);
         if (!same_state(before[i].age, age)) {
             tell_transition({.stream = poll.stream,
@@ -543,28 +554,34 @@ void Hub::step(Upstream::UplinkChange& change, Now now) {
             render_due(poll, now.mono);
         }
     }
-    // State that no poll feeds: one transition for each of its streams.
+    tell_unpolled({}, now);
+    on_timer(now);
+}
+
+/// State that no poll feeds, of one origin or (empty) of all: a transition for each of its streams.
+/// So is told, too, what is fed by a poll of which neither report nor head has come yet.
+void Hub::tell_unpolled(std::string_view origin, Now now) {
     cache_.each_topic([&](const std::string& topic) {
-        const Stream* told = nullptr;
+        std::set<std::pair<const Stream*, std::string_view>> told;
         cache_.each_of_topic(topic, [&](const Value& value) {
-            if (!value.poll.empty()) {
+            const std::string& of = value.stream->origin;
+            if ((!origin.empty() && of != origin) ||
+                (!value.poll.empty() && cache_.find_poll(of, value.poll) != nullptr)) {
                 return;
             }
-            if (value.stream != told) {
-                told = value.stream;
-                tell_transition({.stream = told,
-                                 .poll = {},
+            if (told.emplace(value.stream, value.poll).second) {
+                tell_transition({.stream = value.stream,
+                                 .poll = value.poll,
                                  .keys = {},
                                  .epoch = {},
                                  .age = cache_.effective(value.age)},
                                 0, now);
             }
-            if (is_legacy_origin(value.stream->origin)) {
+            if (is_legacy_origin(of)) {
                 send_legacy(value, now);
             }
         });
     });
-    on_timer(now);
 }
 
 void Hub::step(Upstream::Bookmark& bookmark, Now) {
@@ -575,8 +592,13 @@ void Hub::step(Upstream::Bookmark& bookmark, Now) {
 // --- Renderings for clients without a subprotocol -----------------------------------------------
 
 bool Hub::is_legacy_origin(std::string_view origin) {
-    if (legacy_origin_.empty() && !cache_.polls().empty()) {
-        legacy_origin_ = cache_.polls().front()->state.origin;
+    if (legacy_origin_.empty()) {
+        for (const auto& poll : cache_.polls()) {
+            if (!poll->state.report.poll.empty()) {
+                legacy_origin_ = poll->state.origin;
+                break;
+            }
+        }
     }
     return origin == legacy_origin_;
 }

@@ -97,6 +97,7 @@ class Hub {
     void on_value(const Message& message, Now now);
     void on_transition(const Message& message, Now now);
     void tell_transition(const Transition& transition, std::uint64_t slot, Now now);
+    void tell_unpolled(std::string_view origin, Now now);
     void tell_tick(const Cache::Poll& poll, Now now);
     [[nodiscard]] bool is_legacy_origin(std::string_view origin);
     void render_due(const Cache::Poll& poll, Mono when);

@@ -1,6 +1,4 @@
 // sigmacast-edge: joins the broker's feed and fans it out to browsers.
-#include <arpa/inet.h>
-
 #include <memory>
 #include <optional>
 #include <string>
@@ -22,10 +20,6 @@ constexpr std::size_t kFeed = 0;
 constexpr std::size_t kRepair = 1;
 constexpr Millis kDrainMax{1'500};  // From SIGTERM to the end, whatever clients do.
 constexpr Millis kDrainCheck{20};
-
-bool is_loopback(const std::string& host) {
-    return host == "localhost" || host == "::1" || host.rfind("127.", 0) == 0;
-}
 
 /// Everything, or each topic with its NUL (ZeroMQ matches by prefix), reports and heads.
 std::vector<std::string> subscriptions(const std::vector<std::string>& topics) {
@@ -212,18 +206,8 @@ class Edge {
     bool undecodable_logged_ = false;
 };
 
+/// Where it may listen, the settings have checked.
 int run_edge(const Settings& settings) {
-    if (!is_loopback(settings.edge.host) && !settings.edge.allow_anonymous_lan) {
-        log_error("edge.host is " + settings.edge.host +
-                  ", which is reachable from outside this machine, and clients are not "
-                  "authenticated: set edge.host = \"127.0.0.1\", or edge.allow_anonymous_lan = "
-                  "true for a network you trust");
-        return kExitUsage;
-    }
-    if (!is_loopback(settings.edge.host)) {
-        log_warn("serving anonymous clients beyond this machine, as edge.allow_anonymous_lan says",
-                 {{"host", settings.edge.host}});
-    }
     return Edge(settings).run();
 }
 
