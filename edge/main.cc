@@ -18,7 +18,7 @@ namespace {
 
 constexpr std::size_t kFeed = 0;
 constexpr std::size_t kRepair = 1;
-constexpr Millis kDrainMax{1'500};  // From SIGTERM to the end, whatever clients do.
+constexpr Millis kDrainMax{1'300};  // From SIGTERM to the end, whatever clients do.
 constexpr Millis kDrainCheck{20};
 
 /// Everything, or each topic with its NUL (ZeroMQ matches by prefix), reports and heads.
