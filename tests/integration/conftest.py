@@ -29,10 +29,10 @@ def make_cluster(tmp_path):
     """Makes clusters that end with the test: make_cluster(engine, edges=2)."""
     made = []
 
-    def make(*arguments, **options):
+    def make(*arguments, start=True, **options):
         cluster = Cluster(tmp_path / f"cluster{len(made)}", *arguments, start=False, **options)
         made.append(cluster)
-        return cluster.start() if options.get("start", True) else cluster
+        return cluster.start() if start else cluster
     yield make
     for cluster in made:
         cluster.stop()

@@ -9,7 +9,7 @@ from ws_client import V1, rising
 POLL = "system.status"
 
 
-def big_status(size=200_000):
+def big_status(size=60_000):
     """A status whose every answer is new, and large: fills a socket that nobody reads."""
     base, count = captured("system_status")["result"], [0]
 
@@ -19,19 +19,28 @@ def big_status(size=200_000):
     return ok(result)
 
 
+def every_hole_is_told(client):
+    covered = {m.seq for m in client.of(POLL, "transition")}
+    for note in client.of("skipped"):
+        assert note.data["topic"] == POLL and note.data["from"] <= note.data["to"]
+        covered |= set(range(note.data["from"], note.data["to"] + 1))
+    holes = set(range(min(covered), max(covered) + 1)) - covered
+    assert not holes, (holes, [m.data for m in client.of("skipped")])
+    return True
+
+
 def test_a_client_that_stops_reading_delays_no_other(make_cluster, engine):
     engine.set(POLL, big_status())
-    cluster = make_cluster(engine, polls={POLL: {"interval": 0.05, "deadline": 0.5}})
+    cluster = make_cluster(engine, polls={POLL: {"interval": 0.02, "deadline": 0.5}})
     with cluster.v1(POLL) as good:
         good.wait(POLL)
         slow = cluster.v1(POLL, receive_buffer=4096)
         slow.stop_reading()
         legacy = cluster.client(receive_buffer=4096, reading=False)
         mark = good.mark
-        good.wait(lambda m: len(good.of(POLL, after=mark)) >= 80, timeout=20)
+        good.wait(lambda m: len(good.of(POLL, after=mark)) >= 200, timeout=20)
         values = good.of(POLL, after=mark)
-        seqs = [m.seq for m in values]
-        assert seqs == list(range(seqs[0], seqs[0] + len(seqs))), "nothing is conflated for a client that reads"
+        assert every_hole_is_told(good)
         gaps = [b.at - a.at for a, b in zip(values, values[1:])]
         assert sorted(gaps)[int(len(gaps) * 0.95)] < 0.3 * PATIENCE
         rss = cluster.edge.stat()[1]
@@ -42,13 +51,8 @@ def test_a_client_that_stops_reading_delays_no_other(make_cluster, engine):
         try:
             newest = good.wait_next(POLL)
             slow.wait(lambda m: m.type == POLL and m.pos >= newest.pos, timeout=15)
-            skipped = slow.of("skipped")
-            assert skipped and all(m.data["topic"] == POLL and m.data["from"] <= m.data["to"] for m in skipped)
-            covered = {m.seq for m in slow.of(POLL)}
-            for note in skipped:
-                covered |= set(range(note.data["from"], note.data["to"] + 1))
-            got = sorted(m.seq for m in slow.of(POLL))
-            assert set(range(got[0], got[-1] + 1)) <= covered, "every hole is declared"
+            assert slow.of("skipped"), "more than the kernel's buffers hold was left out"
+            assert every_hole_is_told(slow)
             assert rising(slow.messages)
         except AssertionError:
             if not slow.closed:
@@ -90,7 +94,7 @@ def test_two_producers_with_two_engines_do_not_spoil_one_another(make_cluster):
         ticks = lambda: [m for m in client.of("tick", after=mark) if m["origin"] == "two" and m.data["topic"] == POLL]
         client.wait(lambda m: len(ticks()) >= 3)
         cluster.producers[0].kill()
-        client.wait(lambda m: m.type == "transition" and m["origin"] == "one" and m["source"] == "producer")
+        client.wait(lambda m: m.type == "transition" and m["origin"] == "one" and m.get("source") == "producer")
         ticks_before = len(ticks())
         client.wait(lambda m: len(ticks()) >= ticks_before + 3)
         assert [m for m in client.of("transition") if m["origin"] == "two"] == []

@@ -37,7 +37,8 @@ def test_a_killed_producer_is_noticed_and_a_restarted_one_goes_on_above(make_clu
         client.wait(lambda m: transition("live")(m) and m.data["topic"] == POLL, after=client.messages.index(stale))
         fresh = client.wait(live, after=client.messages.index(stale))
         assert fresh.seq > stale.seq and fresh.pos > stale.pos
-        client.wait(lambda m: transition("live")(m) and m.data["topic"] == "agent.status")
+        client.wait(lambda m: transition("live")(m) and m.data["topic"] == "agent.status",
+                    after=client.messages.index(stale))
         assert rising(client.messages)
         assert len({m["epoch"] for m in client.messages if m.get("epoch")}) == 1
 
@@ -169,11 +170,11 @@ def test_two_edges_serve_the_same_events_with_the_same_positions(make_cluster, e
         one.wait(live), two.wait(live)
         engine.set(POLL, status(500))
         for client in (one, two):
-            client.wait(transition("stale"))
+            client.stale = client.wait(transition("stale"))
             client.wait("rpc_error")
         engine.heal()
         for client in (one, two):
-            client.wait(transition("live"))
+            client.wait(transition("live"), after=client.messages.index(client.stale))
             client.wait(lambda m: len(client.of(POLL)) >= 8)
         # `replay` and the snapshot differ; compare what both got live.
         begin = max(min(m.pos for m in c.messages if m.pos and m.type != "hello") for c in (one, two))

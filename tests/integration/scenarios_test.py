@@ -29,8 +29,8 @@ def quality(wanted, reason=None):
 def test_one_failure_and_a_quick_recovery_do_not_open_the_breaker(feed, engine):
     cluster, client = feed
     engine.set(POLL, sequence(status(500), ticking_system_status()))
-    client.wait(quality("stale", "SYSTEM_STATUS_FAILED"))
-    back = client.wait(quality("live"))
+    stale = client.wait(quality("stale", "SYSTEM_STATUS_FAILED"))
+    back = client.wait(quality("live"), after=client.messages.index(stale))
     client.wait(lambda m: m.type == POLL and m.pos > back.pos)
     assert client.of("circuit_breaker.open", "circuit_breaker.half_open") == []
     failure = client.wait("rpc_error")

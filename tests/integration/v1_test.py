@@ -7,6 +7,11 @@ from ws_client import V1, rising
 
 def test_hello_comes_first_and_tells_of_every_source(shared):
     shared.v1("agent.status").wait("agent.status")
+    # The bookmark is the newest head that was reached; the first head comes within a second.
+    def bookmark():
+        with shared.client(V1) as client:
+            return client.wait("hello").data["pos"]
+    until(bookmark, what="the edge has a bookmark")
     with shared.client(V1) as client:
         hello = client.wait(lambda m: True)
         assert client.subprotocol == V1
@@ -79,12 +84,13 @@ def test_a_transition_is_told_once_with_reason_source_and_as_of(cluster, engine)
         assert stale.data["poll"] == "system.status" and stale["origin"] == "nas"
         assert stale["reason"] == "SYSTEM_STATUS_FAILED" and stale["source"] == "engine"
         assert stale["as_of"] == last["as_of"]
-        assert stale.seq == last.seq + 1
+        assert stale.seq > last.seq, "a place in the stream of its topic"
         calls = engine.count("system.status")
         until(lambda: engine.count("system.status") >= calls + 2, what="two more failures")
         engine.set("system.status", ticking_system_status())
-        live = client.wait(lambda m: m.type == "transition" and m["quality"] == "live")
-        transitions = client.of("transition")
+        live = client.wait(lambda m: m.type == "transition" and m["quality"] == "live",
+                           after=client.messages.index(stale))
+        transitions = client.of("transition", after=client.messages.index(stale))
         assert [m["quality"] for m in transitions] == ["stale", "live"], "once per transition"
         assert live.get("reason") is None
         answered = [c for c in engine.calls("system.status") if c.at > stale.at][-1].answered
