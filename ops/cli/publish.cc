@@ -4,9 +4,11 @@
 #include <cctype>
 #include <cstdlib>
 #include <deque>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -326,6 +328,9 @@ int run_publish(const PublishCommand& command) {
             "--origin: a name of 1 to 128 bytes without spaces and control characters is needed");
         return kExitUsage;
     }
+    // As the producer does; where it cannot be made, taking the lock says so.
+    std::error_code ignored;
+    std::filesystem::create_directories(settings->data_dir, ignored);
     const std::string base = settings->data_dir + "/" + file_name(origin);
     const auto lock = wait_for_lock(base + ".lock", origin);
     if (!lock) {
