@@ -97,8 +97,8 @@ Mono in(Millis wait) {
 }
 
 bool is_error_of_http(const ErrorCode& error) {
-    static const auto& category = bhttp::make_error_code(bhttp::error::end_of_stream).category();
-    return error.category() == category;
+    static const ErrorCode kOfHttp = bhttp::make_error_code(bhttp::error::end_of_stream);
+    return error.category() == kOfHttp.category();
 }
 
 }  // namespace

@@ -80,18 +80,19 @@ constexpr std::array kAgentFields{
     Field{"task_status", "task_status", Type::kText},
 };
 
-[[noreturn]] void malformed(const std::string& path, std::string_view what) {
-    throw Malformed{path + " is not " + std::string(what)};
+[[noreturn]] void malformed(std::string_view path, std::string_view what) {
+    throw Malformed{std::string(path) + " is not " + std::string(what)};
 }
 
-const json::object& object_at(const json::value& value, const std::string& path) {
+// The path comes by value: g++ 14 takes a reference to a temporary for what is returned.
+const json::object& object_at(const json::value& value, std::string_view path) {
     if (!value.is_object()) {
         malformed(path, "an object");
     }
     return value.get_object();
 }
 
-const json::array& array_at(const json::value* value, const std::string& path) {
+const json::array& array_at(const json::value* value, std::string_view path) {
     if (value == nullptr || !value->is_array()) {
         malformed(path, "an array");
     }
