@@ -26,6 +26,7 @@ constexpr std::size_t kProblemsMax = 100;  // Shown; the rest is counted.
 constexpr std::size_t kPollsMax = 256;
 constexpr std::size_t kIpcPathMax =
     100;  // A socket's path has room for 107 bytes, some of them the system's.
+constexpr std::string_view kTransportBreaker = "engine";
 constexpr Millis kDeadlineSlack{1000};  // P4: a deadline is never more than interval + 1 s.
 
 constexpr std::int64_t kSecond = 1'000;
@@ -631,6 +632,10 @@ class FileReader {
                 return report(line, joined(kPolls, "name"), problem);
             }
         }
+        if (poll.name == kTransportBreaker) {
+            return report(line, joined(kPolls, "name"),
+                          "'" + poll.name + "' is the name of the transport's breaker");
+        }
         const Millis most = poll.interval + kDeadlineSlack;
         if (!table.contains("deadline")) {
             poll.deadline = std::min(poll.deadline, most);
@@ -895,32 +900,39 @@ void append_polls(std::string& out, std::vector<PollSettings>& polls) {
     }
 }
 
-PollSettings default_poll(std::string method, std::string topic, std::string mapper) {
-    PollSettings poll;
-    poll.name = method;
-    poll.method = std::move(method);
-    poll.topic = std::move(topic);
-    poll.mapper = std::move(mapper);
-    return poll;
-}
-
+/// The contract's polls; their codes are those that old clients know, and the same pattern.
 std::vector<PollSettings> default_polls() {
+    struct Row {
+        const char* method;
+        const char* params;
+        const char* topic;
+        const char* key;
+        const char* mapper;
+        const char* error_code;
+    };
+    constexpr Row kRows[] = {
+        {"system.status", "{}", "system.status", "", "system", "SYSTEM_STATUS_FAILED"},
+        {"compression.queue.running", R"({"include_pending":true,"limit":50})",
+         "compression.update", "", "jobs", "COMPRESSION_JOBS_FAILED"},
+        {"agents.list", "{}", "agent.status", "", "agents", "AGENT_STATUS_FAILED"},
+        {"storage.pools.list", "", "storage.update", "pools", "storage", "STORAGE_POOLS_FAILED"},
+        {"storage.disks.list", "", "storage.update", "disks", "storage", "STORAGE_DISKS_FAILED"},
+        {"agents.scheduler.metrics", "", "scheduler.metrics", "", "as_is",
+         "SCHEDULER_METRICS_FAILED"},
+        {"agents.recovery.status", "", "recovery.status", "", "as_is", "RECOVERY_STATUS_FAILED"},
+        {"agents.tuning.status", "", "tuning.status", "", "as_is", "TUNING_STATUS_FAILED"},
+    };
     std::vector<PollSettings> polls;
-    polls.push_back(default_poll("system.status", "system.status", "system"));
-    polls.back().params = "{}";
-    polls.push_back(default_poll("compression.queue.running", "compression.update", "jobs"));
-    polls.back().params = R"({"include_pending":true,"limit":50})";
-    polls.back().error_code = "COMPRESSION_JOBS_FAILED";
-    polls.push_back(default_poll("agents.list", "agent.status", "agents"));
-    polls.back().params = "{}";
-    polls.back().error_code = "AGENT_STATUS_FAILED";
-    polls.push_back(default_poll("storage.pools.list", "storage.update", "storage"));
-    polls.back().key = "pools";
-    polls.push_back(default_poll("storage.disks.list", "storage.update", "storage"));
-    polls.back().key = "disks";
-    polls.push_back(default_poll("agents.scheduler.metrics", "scheduler.metrics", "as_is"));
-    polls.push_back(default_poll("agents.recovery.status", "recovery.status", "as_is"));
-    polls.push_back(default_poll("agents.tuning.status", "tuning.status", "as_is"));
+    for (const Row& row : kRows) {
+        PollSettings& poll = polls.emplace_back();
+        poll.name = row.method;
+        poll.method = row.method;
+        poll.params = row.params;
+        poll.topic = row.topic;
+        poll.key = row.key;
+        poll.mapper = row.mapper;
+        poll.error_code = row.error_code;
+    }
     return polls;
 }
 

@@ -63,18 +63,17 @@ TEST_F(SettingsTest, TheDefaultPollsAreTheContractsEight) {
         rows.push_back(poll.method + " " + poll.params + " " + poll.topic + " " + poll.key + " " +
                        poll.mapper + " " + poll.error_code);
     }
-    EXPECT_THAT(
-        rows,
-        ElementsAre("system.status {} system.status  system SYSTEM_STATUS_FAILED",
-                    "compression.queue.running {\"include_pending\":true,\"limit\":50} "
-                    "compression.update  jobs COMPRESSION_JOBS_FAILED",
-                    "agents.list {} agent.status  agents AGENT_STATUS_FAILED",
-                    "storage.pools.list  storage.update pools storage STORAGE_POOLS_LIST_FAILED",
-                    "storage.disks.list  storage.update disks storage STORAGE_DISKS_LIST_FAILED",
-                    "agents.scheduler.metrics  scheduler.metrics  as_is "
-                    "AGENTS_SCHEDULER_METRICS_FAILED",
-                    "agents.recovery.status  recovery.status  as_is AGENTS_RECOVERY_STATUS_FAILED",
-                    "agents.tuning.status  tuning.status  as_is AGENTS_TUNING_STATUS_FAILED"));
+    EXPECT_THAT(rows,
+                ElementsAre("system.status {} system.status  system SYSTEM_STATUS_FAILED",
+                            "compression.queue.running {\"include_pending\":true,\"limit\":50} "
+                            "compression.update  jobs COMPRESSION_JOBS_FAILED",
+                            "agents.list {} agent.status  agents AGENT_STATUS_FAILED",
+                            "storage.pools.list  storage.update pools storage STORAGE_POOLS_FAILED",
+                            "storage.disks.list  storage.update disks storage STORAGE_DISKS_FAILED",
+                            "agents.scheduler.metrics  scheduler.metrics  as_is "
+                            "SCHEDULER_METRICS_FAILED",
+                            "agents.recovery.status  recovery.status  as_is RECOVERY_STATUS_FAILED",
+                            "agents.tuning.status  tuning.status  as_is TUNING_STATUS_FAILED"));
 }
 
 TEST_F(SettingsTest, TheDefaultFileIsAcceptedAndReadsAsTheDefaults) {
@@ -205,6 +204,7 @@ TEST_F(SettingsTest, APollsRulesNameItsLine) {
     EXPECT_THAT(problems(row + "deadline = \"9s\"\n"),
                 HasSubstr("x.toml:4: producer.poll.deadline: 9s is more than interval + 1s = 6s"));
     EXPECT_THAT(problems(row + row), HasSubstr("'a' is the name of an earlier poll"));
+    EXPECT_THAT(problems(row + "name = \"engine\"\n"), HasSubstr("the transport's breaker"));
     EXPECT_THAT(problems(row + "[[producer.poll]]\nmethod = \"b\"\ntopic = \"t\"\n"),
                 HasSubstr("'t' is fed by poll a already"));
     EXPECT_THAT(problems(row + "mapper = \"none\"\n"), HasSubstr("'none' is none of as_is"));
