@@ -60,7 +60,7 @@ def test_the_last_known_good_stays_and_says_why_it_is_old(place, name):
         fresh = old.messages.index(old.wait(lambda m: m.type == POLL and m.data["stale"] is False))
         mark, began = client.mark, time.monotonic()
         engine.set(POLL, behaviour)
-        stale = client.wait(transition("stale"), after=mark)
+        stale = client.wait(lambda m: transition("stale")(m) and m.data["topic"] == POLL, after=mark)
         last = [m for m in client.of(POLL) if m.pos < stale.pos][-1]
         assert stale["reason"] == reason
         assert stale["source"] == "engine"
@@ -79,7 +79,8 @@ def test_the_last_known_good_stays_and_says_why_it_is_old(place, name):
         assert [m for m in client.of("transition") if m.data["topic"] == "agent.status" and m["quality"] != "live"] == []
 
         engine.set(POLL, fault.ticking_system_status())
-        live = client.wait(transition("live"), after=client.messages.index(stale))
+        live = client.wait(lambda m: transition("live")(m) and m.data["topic"] == POLL,
+                           after=client.messages.index(stale))
         assert live.pos > stale.pos
         assert old.wait(lambda m: m.type == POLL and m.data["stale"] is False,
                         after=old.messages.index(rendered)).data["stale"] is False

@@ -146,11 +146,15 @@ def test_a_health_check_lets_the_probe_of_a_returned_engine_go_at_once(make_clus
 def test_a_producer_that_starts_without_an_engine_says_down_and_becomes_live_with_it(make_cluster):
     engine = FaultEngine().start()
     engine.refuse()
-    cluster = make_cluster(engine, polls=[POLL], health=0.3)
+    cluster = make_cluster(engine, polls=[POLL], health=0.3, start=False)
+    cluster.broker.start()
+    cluster.edge.start()
     with cluster.client() as old, cluster.v1(POLL) as client:
-        until(lambda: any(source["quality"] == "down" for source in client.hello.data.get("sources", [])) or
-              client.of("transition"), what="the poll is down")
-        old.wait("rpc_error", timeout=10)
+        old.wait("notification")
+        cluster.producer.start()
+        down = client.wait(lambda m: m.type == "transition" and m["quality"] == "down")
+        assert down["reason"] == "RPC_DISCONNECT" and down["source"] == "engine" and "as_of" not in down
+        assert old.wait("rpc_error").data["reason"] == "rpc_disconnect"
         assert old.of(POLL) == [], "no state message before there was a value"
         engine.listen()
         value = client.wait(POLL, timeout=10)
