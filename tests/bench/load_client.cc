@@ -274,14 +274,14 @@ class Load {
     }
 
     void on_value(Client& client, std::string_view payload, std::int64_t at) {
+        if (!started_) {
+            return;  // The snapshot, whose positions need not be neighbours.
+        }
         const std::uint64_t seq = number_after(payload, "\"seq\":");
         if (client.last_seq != 0 && seq != client.last_seq + 1) {
             ++result_.holes;
         }
         client.last_seq = seq;
-        if (!started_) {
-            return;
-        }
         result_.first_ns = result_.deliveries == 0 ? at : result_.first_ns;
         result_.last_ns = at;
         ++result_.deliveries;
