@@ -1,8 +1,9 @@
-// The ZeroMQ adapter: one thread owns all the sockets of a process and hands what arrives to the loop in batches.
-// It decides nothing and keeps no order between sockets.
+// The ZeroMQ adapter: one thread owns all the sockets of a process and hands what arrives to the
+// loop in batches. It decides nothing and keeps no order between sockets.
 //
-// Every socket has a high-water mark, a message size limit, heartbeats and a short reconnect. At a mark ZeroMQ drops
-// silently: the sequenced stream (sequence.h) finds and repairs what is lost, so nothing here waits or retries.
+// Every socket has a high-water mark, a message size limit, heartbeats and a short reconnect. At a
+// mark ZeroMQ drops silently: the sequenced stream (sequence.h) finds and repairs what is lost, so
+// nothing here waits or retries.
 #pragma once
 
 #include <cstddef>
@@ -22,20 +23,21 @@ struct SocketOptions {
     SocketType type = SocketType::kPub;
     std::string endpoint;  // tcp://127.0.0.1:12070, ipc:///run/sigmacast/feed
     bool bind = false;
-    std::vector<std::string> subscribe = {};  // SUB: prefixes of the topic frame; one empty string is everything.
-    int high_water_mark = 10'000;        // Messages.
+    std::vector<std::string> subscribe = {};  // SUB: prefixes of the topic frame; "" is everything.
+    int high_water_mark = 10'000;  // Messages.
     std::size_t message_bytes_max = 8u << 20;
 };
 
 struct Incoming {
     std::size_t socket = 0;  // Index into the options that the node was made with.
-    Frames frames = {};      // ROUTER: the peer's identity comes first. XPUB: a subscription, \1 or \0 and the prefix.
+    Frames frames = {};  // ROUTER: the peer's identity comes first. XPUB: a subscription, \1 or \0
+                         // and the prefix.
 };
 
 class Node {
  public:
-    /// `on_batch` is called on the loop with 1 to 4,096 messages; while it has not taken a batch, the bus stops
-    /// reading and the peer's high-water mark fills.
+    /// `on_batch` is called on the loop with 1 to 4,096 messages; while it has not taken a batch,
+    /// the bus stops reading and the peer's high-water mark fills.
     Node(Loop& loop, std::vector<SocketOptions> sockets,
          std::function<void(std::vector<Incoming>)> on_batch);
     ~Node();
@@ -46,7 +48,8 @@ class Node {
     Result<> start();
     /// Gives what is queued up to 200 ms to leave, then ends the thread. Idempotent.
     void stop();
-    /// Queues a message for a socket; from any thread. False when 65,536 are waiting: it is dropped.
+    /// Queues a message for a socket; from any thread. False when 65,536 are waiting: it is
+    /// dropped.
     bool send(std::size_t socket, Frames frames);
     /// Messages that send() dropped.
     [[nodiscard]] std::uint64_t dropped() const;

@@ -1,6 +1,6 @@
-// HTTP/1.1 on the loop: a small server (admin endpoints, our engine, an edge's REST) and a keep-alive client. Beast
-// stays in the .cc. Limits: header 8 KiB, body as given, one time limit for each read and each answer.
-// Runs on: the loop.
+// HTTP/1.1 on the loop: a small server (admin endpoints, our engine, an edge's REST) and a
+// keep-alive client. Beast stays in the .cc. Limits: header 8 KiB, body as given, one time limit
+// for each read and each answer. Runs on: the loop.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +24,7 @@ struct Request {
     std::string query;  // Without the question mark.
     Headers headers;    // Names in lower case.
     std::string body;
-    std::string peer;   // The client's address.
+    std::string peer;  // The client's address.
 
     /// The first header of this (lower-case) name, or empty.
     [[nodiscard]] std::string_view header(std::string_view name) const;
@@ -53,7 +53,8 @@ class Server {
     using Respond = std::function<void(Response)>;
     /// Called for each request; `respond` is to be called once, then or later, on the loop.
     using Handler = std::function<void(const Request&, Respond respond)>;
-    /// Called for each request with `Upgrade: websocket`, before Handler; true: the connection was taken over.
+    /// Called for each request with `Upgrade: websocket`, before Handler; true: the connection was
+    /// taken over.
     using UpgradeHandler = std::function<bool(Upgrade&)>;
 
     Server(Loop& loop, ServerOptions options, Handler handler, UpgradeHandler upgrade = nullptr);
@@ -61,7 +62,8 @@ class Server {
     Server(const Server&) = delete;
     Server& operator=(const Server&) = delete;
 
-    /// Errors: kUnavailable, naming address and cause ("127.0.0.1:12080 is in use by another program").
+    /// Errors: kUnavailable, naming address and cause ("127.0.0.1:12080 is in use by another
+    /// program").
     Result<> start();
     /// Stops accepting; connections that are idle are closed.
     void stop();
@@ -77,22 +79,24 @@ struct ClientOptions {
     std::size_t body_bytes_max = 8u << 20;
 };
 
-/// A pool of kept-alive connections to one server. Requests that are pending when it is destroyed are dropped: their
-/// `done` is not called.
+/// A pool of kept-alive connections to one server. Requests that are pending when it is destroyed
+/// are dropped: their `done` is not called.
 class Client {
  public:
     using Done = std::function<void(Result<Response>)>;
 
-    /// `base`: http://host:port/path; requests go to base + target. Throws nothing; a bad URL fails each request.
+    /// `base`: http://host:port/path; requests go to base + target. Throws nothing; a bad URL fails
+    /// each request.
     Client(Loop& loop, std::string base, ClientOptions options = {});
     ~Client();
     Client(const Client&) = delete;
     Client& operator=(const Client&) = delete;
 
-    /// `done` is called once, on the loop, at the latest at `deadline`. Errors: kUnavailable (refused, reset, closed in
-    /// the middle), kTimeout, kTooLarge, kInvalid (not HTTP). A kept connection that the server had closed meanwhile is
-    /// retried once on a new one.
-    void request(std::string method, std::string target, std::string body, Mono deadline, Done done);
+    /// `done` is called once, on the loop, at the latest at `deadline`. Errors: kUnavailable
+    /// (refused, reset, closed in the middle), kTimeout, kTooLarge, kInvalid (not HTTP). A kept
+    /// connection that the server had closed meanwhile is retried once on a new one.
+    void request(std::string method, std::string target, std::string body, Mono deadline,
+                 Done done);
 
  private:
     struct Impl;

@@ -1,4 +1,5 @@
-// What http::Server hands over when a client asks for a WebSocket. Includes Asio and Beast: for edge/wire alone.
+// What http::Server hands over when a client asks for a WebSocket. Includes Asio and Beast: for
+// edge/wire alone.
 #pragma once
 
 #include <boost/asio/ip/tcp.hpp>

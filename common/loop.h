@@ -1,5 +1,5 @@
-// The one thread on which a process decides: an Asio loop, without Asio in the header. Pure cores are driven from it;
-// adapters post to it from their own threads.
+// The one thread on which a process decides: an Asio loop, without Asio in the header. Pure cores
+// are driven from it; adapters post to it from their own threads.
 //
 // Everything but post() and stop() is to be called on the loop's thread (or before run()).
 #pragma once
@@ -29,7 +29,8 @@ class Loop {
     void stop();
     /// Runs `work` on the loop's thread, later. From any thread.
     void post(std::function<void()> work);
-    /// Calls `handler` once, on the loop, at the first SIGINT or SIGTERM; a second one ends the process at once.
+    /// Calls `handler` once, on the loop, at the first SIGINT or SIGTERM; a second one ends the
+    /// process at once.
     void on_terminate(std::function<void()> handler);
 
     boost::asio::io_context& context();
@@ -39,8 +40,8 @@ class Loop {
     std::unique_ptr<Impl> impl_;
 };
 
-/// Calls its function at a given time. Runs on: the loop. Setting it again replaces the earlier time; destroying it
-/// cancels.
+/// Calls its function at a given time. Runs on: the loop. Setting it again replaces the earlier
+/// time; destroying it cancels.
 class Timer {
  public:
     Timer(Loop& loop, std::function<void()> fire);

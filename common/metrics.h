@@ -1,5 +1,6 @@
-// Counters and gauges of one process, served as Prometheus text by its /metrics. A metric is made once, at start, and
-// kept by reference; making the same name and labels again gives the same metric. Thread safe.
+// Counters and gauges of one process, served as Prometheus text by its /metrics. A metric is made
+// once, at start, and kept by reference; making the same name and labels again gives the same
+// metric. Thread safe.
 #pragma once
 
 #include <map>
@@ -37,7 +38,8 @@ class Metrics {
     Counter& counter(const std::string& name, const std::string& help, const Labels& labels = {});
     Gauge& gauge(const std::string& name, const std::string& help, const Labels& labels = {});
 
-    /// Prometheus' text exposition format, version 0.0.4, with process_* (resident memory, CPU, descriptors).
+    /// Prometheus' text exposition format, version 0.0.4, with process_* (resident memory, CPU,
+    /// descriptors).
     [[nodiscard]] std::string text() const;
 
  private:

@@ -1,5 +1,6 @@
-// What can fail in normal operation returns a Result: a value, or an Error with a code to branch on and a message for
-// a person. The message names what, where and what to do; callers add context with `error.within("reading x")`.
+// What can fail in normal operation returns a Result: a value, or an Error with a code to branch on
+// and a message for a person. The message names what, where and what to do; callers add context
+// with `error.within("reading x")`.
 #pragma once
 
 #include <boost/system/result.hpp>

@@ -1,6 +1,7 @@
-// One configuration file (TOML) for all programs, read and checked as a whole at start: unknown keys, wrong types and
-// values out of range are refused by file, line and key. The environment names of the original deployment override the
-// file; the command line overrides both. Every setting has a default that works.
+// One configuration file (TOML) for all programs, read and checked as a whole at start: unknown
+// keys, wrong types and values out of range are refused by file, line and key. The environment
+// names of the original deployment override the file; the command line overrides both. Every
+// setting has a default that works.
 #pragma once
 
 #include <cstdint>
@@ -17,17 +18,17 @@ namespace sigmacast {
 
 /// A poll: one method of the engine, and what becomes of its answer.
 struct PollSettings {
-    std::string name;    // Unique; the `poll` of reports and breakers.
+    std::string name;  // Unique; the `poll` of reports and breakers.
     std::string method;
     std::string params;  // JSON text; empty: no params member.
     Millis interval{5000};
     Millis deadline{3000};  // Never more than interval + 1 s (promise P4).
     std::string topic;
-    std::string key;                // Fixed key; empty: none, or the mapper's.
-    std::string mapper = "as_is";   // as_is, system, jobs, agents, storage
-    std::string error_code;         // What a failure is called; default NAME_FAILED.
-    std::map<std::string, std::string> rename;  // Field of the answer -> field of the event (as_is).
-    std::vector<std::string> ignore;            // Fields that do not make a value new (as_is).
+    std::string key;               // Fixed key; empty: none, or the mapper's.
+    std::string mapper = "as_is";  // as_is, system, jobs, agents, storage
+    std::string error_code;        // What a failure is called; default NAME_FAILED.
+    std::map<std::string, std::string> rename;  // as_is: field of the answer -> field of the event.
+    std::vector<std::string> ignore;            // as_is: fields that do not make a value new.
 };
 
 struct BreakerSettings {
@@ -44,7 +45,7 @@ struct ProducerSettings {
     std::string origin;  // Empty: the host's name, saved at the first start.
     std::string engine_url = "http://127.0.0.1:5000/api/v1";
     std::size_t reply_bytes_max = 8u << 20;
-    Millis health_interval{10'000};  // health.check while the transport breaker is open; 0 turns it off.
+    Millis health_interval{10'000};  // While the transport breaker is open; 0 turns it off.
     Millis unsupported_retry{5 * 60 * 1000};
     Millis rpc_error_interval{30'000};
     Millis jitter{250};  // Each poll starts up to this much later than due.
@@ -71,7 +72,7 @@ struct EdgeSettings {
     std::vector<std::string> topics;  // Empty: all.
     std::string legacy_origin;        // Empty: the first that declared polls.
     std::vector<std::string> cors_origins;
-    std::string jwt_secret;           // Read and kept for part 2; never logged.
+    std::string jwt_secret;  // Read and kept for part 2; never logged.
     Millis ping_interval{30'000};
     Millis pong_timeout{60'000};
     Millis heartbeat_interval{5'000};
@@ -96,17 +97,18 @@ using Environment = std::function<const char*(const char*)>;
 /// The defaults, with the contract's polls.
 Settings default_settings();
 
-/// Reads and checks a file (empty path: defaults), then the environment. Every problem is found in one pass; the error's
-/// message has one line each: `sigmacast.toml:12: broker.fed: unknown key; did you mean broker.feed?`
-/// `notes` receives what was adjusted (a capped timeout), for the log. `command_line`, where given, changes the settings
-/// last, before the rules that hold between settings (P10, deadlines) are checked.
+/// Reads and checks a file (empty path: defaults), then the environment. Every problem is found in
+/// one pass; the error's message has one line each: `sigmacast.toml:12: broker.fed: unknown key;
+/// did you mean broker.feed?` `notes` receives what was adjusted (a capped timeout), for the log.
+/// `command_line`, where given, changes the settings last, before the rules that hold between
+/// settings (P10, deadlines) are checked.
 Result<Settings> load_settings(const std::string& path, const Environment& environment,
                                std::vector<std::string>& notes,
                                const std::function<void(Settings&)>& command_line = nullptr);
 
 /// The same from text, with a name for its messages.
-Result<Settings> parse_settings(std::string_view text, const std::string& name, const Environment& environment,
-                                std::vector<std::string>& notes,
+Result<Settings> parse_settings(std::string_view text, const std::string& name,
+                                const Environment& environment, std::vector<std::string>& notes,
                                 const std::function<void(Settings&)>& command_line = nullptr);
 
 /// A commented configuration file with every default, as ops/run writes at first start.
