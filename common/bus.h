@@ -24,7 +24,7 @@ struct SocketOptions {
     std::string endpoint;  // tcp://127.0.0.1:12070, ipc:///run/sigmacast/feed
     bool bind = false;
     std::vector<std::string> subscribe = {};  // SUB: prefixes of the topic frame; "" is everything.
-    int high_water_mark = 10'000;  // Messages.
+    int high_water_mark = 10'000;             // Messages.
     std::size_t message_bytes_max = 8u << 20;
 };
 

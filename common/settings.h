@@ -24,9 +24,9 @@ struct PollSettings {
     Millis interval{5000};
     Millis deadline{3000};  // Never more than interval + 1 s (promise P4).
     std::string topic;
-    std::string key;               // Fixed key; empty: none, or the mapper's.
-    std::string mapper = "as_is";  // as_is, system, jobs, agents, storage
-    std::string error_code;        // What a failure is called; default NAME_FAILED.
+    std::string key;                            // Fixed key; empty: none, or the mapper's.
+    std::string mapper = "as_is";               // as_is, system, jobs, agents, storage
+    std::string error_code;                     // What a failure is called; default NAME_FAILED.
     std::map<std::string, std::string> rename;  // as_is: field of the answer -> field of the event.
     std::vector<std::string> ignore;            // as_is: fields that do not make a value new.
 };
