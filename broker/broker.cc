@@ -69,6 +69,7 @@ void Broker::restore_unpolled() {
             known.insert(poll.origin);
         }
     }
+    restore_missing_polls();
     for (const auto& [name, keys] : keys_) {
         const bool unpolled = std::any_of(keys.begin(), keys.end(),
                                           [](const auto& key) { return key.second.poll.empty(); });
@@ -76,6 +77,26 @@ void Broker::restore_unpolled() {
             PollState state;
             state.origin = name.first;
             restored_polls_.push_back(std::move(state));
+        }
+    }
+}
+
+/// A value whose poll's row was damaged is judged like any other, from what the value itself says.
+void Broker::restore_missing_polls() {
+    std::set<Name> known;
+    for (const PollState& poll : restored_polls_) {
+        known.insert({poll.origin, poll.report.poll});
+    }
+    for (const auto& [name, values] : state_) {
+        for (const auto& [key, value] : values) {
+            if (!value.poll.empty() && known.insert({name.first, value.poll}).second) {
+                PollState state;
+                state.origin = name.first;
+                state.report.poll = value.poll;
+                state.report.topic = name.second;
+                state.age = value.age;  // Of its last change: never too young.
+                restored_polls_.push_back(std::move(state));
+            }
         }
     }
 }

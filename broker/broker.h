@@ -131,6 +131,7 @@ class Broker {
     };
 
     void restore_unpolled();
+    void restore_missing_polls();
     [[nodiscard]] Admit admit() const;
     void take(Ingest::Actions actions, Now now);
     void take_value(Message message, Now now);

@@ -246,7 +246,9 @@ void Ingest::apply(Origin& origin, Stream& stream, Receiver::Actions actions, No
         out.send.push_back(
             {origin.peer, protocol::Ask{next_ask_++, origin.name, stream.topic, *actions.ask}});
     }
-    if (actions.fall_back && !origin.peer.empty()) {
+    // A state value is never given up: a report that confirms it would vouch for the one before.
+    const bool may_give_up = !origin.peer.empty() && stream.kind != StreamKind::kState;
+    if (actions.fall_back && may_give_up) {
         // Asking has not helped: the positions are given up, and what is behind them goes on.
         const sequence::Range hole{stream.receiver.delivered() + 1, stream.receiver.gap_end()};
         note_lost(origin, stream, hole, now, out);

@@ -29,7 +29,7 @@ constexpr std::size_t kIncomingBytesMax = 64u << 20;   // The same, for large me
 constexpr std::size_t kOutgoingMax = 65'536;           // Beyond it send() drops.
 constexpr std::size_t kOutgoingBytesMax = 256u << 20;  // The same, for large messages.
 constexpr std::size_t kDrainMax = 256;                 // From one socket in one turn.
-constexpr std::size_t kFramesMax = 16'384;  // Of one message; more is dropped and counted.
+constexpr std::size_t kFramesMax = 200'016;  // Of one message: 100,000 records and what is around.
 constexpr int kLingerMs = 200;
 
 zmq::socket_type zmq_type(SocketType type) {

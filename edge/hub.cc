@@ -116,13 +116,25 @@ void Hub::welcome(Session& session, Now now) {
     }
     data += "]}";
     push_control(session, render_plain("notification", {}, data, {}, now));
-    for (const std::string_view topic : kDefaultSubscriptions) {
-        for (const Value* value : state_of(session, std::string(topic))) {
-            push(session,
-                 {make(render_value(*value, cache_.effective(value->age), Dialect::kLegacy, now)),
-                  value->stream, value->seq, value->slot},
-                 now);
+    push_state(session, {kDefaultSubscriptions.begin(), kDefaultSubscriptions.end()}, now);
+}
+
+/// The current state of these topics, for a session without a subprotocol; it may go beyond the
+/// bound of the queue, as the client asked for it.
+void Hub::push_state(Session& session, const std::vector<std::string>& topics, Now now) {
+    std::vector<Outgoing> frames;
+    std::size_t bytes = 0;
+    for (const std::string& topic : topics) {
+        for (const Value* value : state_of(session, topic)) {
+            frames.push_back(
+                {make(render_value(*value, cache_.effective(value->age), Dialect::kLegacy, now)),
+                 value->stream, value->seq, value->slot});
+            bytes += frames.back().frame->size();
         }
+    }
+    session.allow(bytes);
+    for (const Outgoing& frame : frames) {
+        push(session, frame, now);
     }
 }
 
@@ -270,14 +282,7 @@ void Hub::subscribe(Session& session, const ClientMessage& message, Now now) {
         answer_subscribe(session, message.id, topics, message.resume ? "not_kept" : "", now);
         return;
     }
-    for (const std::string& topic : topics) {
-        for (const Value* value : state_of(session, topic)) {
-            push(session,
-                 {make(render_value(*value, cache_.effective(value->age), Dialect::kLegacy, now)),
-                  value->stream, value->seq, value->slot},
-                 now);
-        }
-    }
+    push_state(session, topics, now);
 }
 
 void Hub::unsubscribe(Session& session, const ClientMessage& message) {

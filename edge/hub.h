@@ -117,6 +117,7 @@ class Hub {
     void remove(Session& session, const std::string& topic);
 
     void push(Session& session, const Outgoing& item, Now now);
+    void push_state(Session& session, const std::vector<std::string>& topics, Now now);
     void push_control(Session& session, std::string_view payload);
     void push_topic(std::string_view topic, Dialect dialect, const Outgoing& item, Now now);
     [[nodiscard]] bool has_listeners(std::string_view topic, Dialect dialect) const;

@@ -21,6 +21,7 @@ void Upstream::join(Output& out, Now now) {
     if (joining_) {
         return;
     }
+    joining_since_ = joining_ ? joining_since_ : now.mono;
     joining_ = true;
     fall_back_ = false;
     buffer_.clear();
@@ -83,6 +84,7 @@ void Upstream::take(Message message, Output& out, Now now) {
         update.state.report_seq = message.seq;
         update.state.age = message.age;
         update.state.report = std::get<Report>(std::move(message.detail));
+        heed_marks(update.state, message.epoch, out, now);
         take_poll(std::move(update), out);
         return;
     }
@@ -97,6 +99,21 @@ void Upstream::take(Message message, Output& out, Now now) {
     if (Receiver* of = receiver(name)) {
         const std::uint64_t seq = message.seq;
         act(name, of->on_item(seq, std::move(message), now.mono, random_), out, now);
+    }
+}
+
+/// A report says up to where its values go: one that is missing makes its stream incomplete, and
+/// the report waits, instead of vouching for the value before.
+void Upstream::heed_marks(const PollState& state, const std::string& epoch, Output& out, Now now) {
+    if (epoch != epoch_) {
+        return;
+    }
+    for (const Mark& mark : state.report.after) {
+        const Name name{state.origin, mark.topic};
+        Receiver* of = wanted(mark.topic) ? receiver(name) : nullptr;
+        if (of) {
+            act(name, of->on_head(mark.seq, now.mono, random_), out, now);
+        }
     }
 }
 
@@ -225,6 +242,7 @@ void Upstream::apply_snapshot(protocol::Snapshot snapshot, Output& out, Now now)
     std::erase_if(snapshot.polls,
                   [&](const PollState& state) { return !wanted(state.report.topic); });
     const std::vector<StreamHead> streams = snapshot.streams;
+    const std::uint64_t snapshot_pos = snapshot.pos;
     out.steps.emplace_back(std::move(snapshot));
     for (const StreamHead& stream : streams) {
         const Name name{stream.origin, stream.topic};
@@ -244,7 +262,8 @@ void Upstream::apply_snapshot(protocol::Snapshot snapshot, Output& out, Now now)
             take(std::move(message), out, now);
         }
     }
-    if (newest_head_ && newest_head_->epoch == epoch_) {
+    // A head from before the snapshot knows less than it.
+    if (newest_head_ && newest_head_->epoch == epoch_ && newest_head_->pos >= snapshot_pos) {
         take_head(*newest_head_, out, now);
     }
     newest_head_.reset();
@@ -292,7 +311,9 @@ void Upstream::finish(Output& out, Now now) {
     if (fall_back_) {
         join(out, now);
     }
-    const bool heard = last_head_ && elapsed(*last_head_, now.mono) < kUplinkSilence;
+    // Heads alone do not say that values are right: without a snapshot nothing is applied.
+    const bool stuck = joining_ && elapsed(joining_since_, now.mono) >= kUplinkSilence;
+    const bool heard = !stuck && last_head_ && elapsed(*last_head_, now.mono) < kUplinkSilence;
     const bool whole = !joining_ && incomplete_.empty();
     if (uplink_ && !heard) {
         uplink_ = false;
@@ -316,6 +337,7 @@ std::optional<Mono> Upstream::deadline() const {
     };
     if (joining_) {
         sooner(request_again_);
+        sooner(uplink_ ? std::optional(joining_since_ + kUplinkSilence) : std::nullopt);
     } else {
         for (const Name& name : incomplete_) {
             sooner(receivers_.at(name).deadline());

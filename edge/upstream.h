@@ -99,6 +99,7 @@ class Upstream {
     void take(Message message, Output& out, Now now);
     void take_head(const Message& message, Output& out, Now now);
     void take_poll(PollUpdate update, Output& out);
+    void heed_marks(const PollState& state, const std::string& epoch, Output& out, Now now);
     void take_range(protocol::Range range, Output& out, Now now);
     void act(const Name& name, Receiver::Actions actions, Output& out, Now now);
     void release_polls(const Name& name, Output& out);
@@ -113,6 +114,7 @@ class Upstream {
     std::optional<Message> newest_head_;  // While joining.
     std::string epoch_;
     bool joining_ = false;
+    Mono joining_since_{};
     bool joined_once_ = false;
     bool uplink_ = false;
     bool fall_back_ = false;

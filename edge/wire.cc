@@ -32,6 +32,7 @@ using error_code = boost::system::error_code;
 
 constexpr std::string_view kSubprotocol = "sigmacast.v1.json";
 constexpr Millis kSweep{500};
+constexpr Millis kPongSlack{10'000};  // Nobody is given up before a ping had time to be answered.
 
 /// The layer below Beast's WebSocket: reads pass through, writes go to the outbox. A write
 /// completes when its bytes have left, so that a peer that floods pings and does not read stops
@@ -49,8 +50,9 @@ class OutboxStream {
     const tcp::socket& next_layer() const { return socket_; }
     Outbox& outbox() { return outbox_; }
 
-    std::weak_ptr<void> owner;      // Kept alive while the socket is waited for.
-    std::function<void()> on_room;  // The outbox was full and has room again.
+    std::weak_ptr<void> owner;        // Kept alive while the socket is waited for.
+    std::function<void()> on_room;    // The outbox was full and has room again.
+    std::function<void()> on_failed;  // Once, later: nobody may be reading, to notice.
 
     template <class Buffers, class Handler>
     auto async_read_some(const Buffers& buffers, Handler&& handler) {
@@ -101,8 +103,11 @@ class OutboxStream {
         if (!failed_) {
             failed_ = true;
             error_code ignored;
-            socket_.shutdown(tcp::socket::shutdown_both, ignored);  // The pending read ends.
+            socket_.shutdown(tcp::socket::shutdown_both, ignored);  // A pending read ends.
             complete(ec);
+            if (auto keep = owner.lock()) {
+                asio::post(socket_.get_executor(), [this, keep] { on_failed(); });
+            }
         }
     }
 
@@ -296,6 +301,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     void start() {
         layer().owner = weak_from_this();
         layer().on_room = [this] { pump(); };
+        layer().on_failed = [this] { finish(); };
         error_code ignored;
         layer().next_layer().set_option(tcp::no_delay(true), ignored);
         ws_.set_option(
@@ -353,7 +359,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
         if (!session_ || session_->closing()) {
             return;
         }
-        if (ever_ponged_ && elapsed(heard_, now.mono) > wire_.options.pong_timeout) {
+        const Millis patience =
+            std::max(wire_.options.pong_timeout, wire_.options.ping_interval + kPongSlack);
+        if (ever_ponged_ && elapsed(heard_, now.mono) > patience) {
             ++wire_.counters.no_pong;
             session_->close({kCloseNoPong, "no_pong"});
             close_when_sent(now);
@@ -377,7 +385,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     }
 
     void on_accepted(error_code ec) {
-        if (ec) {
+        if (ec || done_) {
             finish();
             return;
         }

@@ -30,7 +30,10 @@ write_file() { as_owner tee "$1" >/dev/null; }
 instance_file() { echo "$data/supervisor/instance"; }
 
 # instance_value KEY: what was remembered at the start. Read as text, never executed.
-instance_value() { sed -n "s/^$1=//p" "$(instance_file)" 2>/dev/null | head -n 1; }
+instance_value() {
+    [[ -r $(instance_file) ]] || return 0
+    sed -n "s/^$1=//p" "$(instance_file)" | head -n 1
+}
 
 edge_ports() {
     local file

@@ -139,9 +139,9 @@ void Producer::publish_report(Poll& poll, std::optional<Wall> retry_at, Now now)
     report.unsupported = poll.status.unsupported;
     report.keys = poll.reported_keys;  // They belong to as_of, and are repeated with it.
     report.complete = poll.complete;
-    if (report.ok && poll.newest_seq > 0) {
-        // Also where nothing changed: a report that overtakes a lost value would make the one
-        // before it look fresh.
+    if (poll.newest_seq > 0) {
+        // Also where nothing changed, or the poll failed: as_of is repeated, and a report that
+        // overtakes a lost value would make the one before it look as fresh.
         report.after.push_back({poll.settings.topic, poll.newest_seq});
     }
     report.interval = poll.settings.interval;

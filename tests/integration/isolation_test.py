@@ -76,7 +76,8 @@ def test_a_client_that_pings_without_reading_kills_nothing(make_cluster, engine)
         mark = good.mark
         good.wait(lambda m: len(good.of(POLL, after=mark)) >= 5)
         assert cluster.edge.stat()[1] < (200 << 20) * PATIENCE
-    hostile.cut()
+        hostile.cut()
+        until(lambda: get(cluster.edge.port, "/api/v1/health")[2]["clients"] == 1)
 
 
 def test_two_producers_with_two_engines_do_not_spoil_one_another(make_cluster):

@@ -296,3 +296,11 @@ def test_a_folder_of_somebody_else_is_not_taken_over(instance):
     refused = instance.run("--detach")
     assert refused.returncode == 1 and "holds other things" in refused.stderr
     assert os.stat(instance.data / "letter.txt").st_uid == 0
+
+
+def test_status_and_stop_of_a_folder_where_a_start_was_refused_say_that_nothing_runs(instance):
+    (instance.data / "supervisor").mkdir(parents=True)
+    status = instance.run("--status")
+    assert status.returncode == 3 and "does not run" in status.stdout
+    stop = instance.run("--stop")
+    assert stop.returncode == 0 and "does not run" in stop.stdout

@@ -159,6 +159,14 @@ TEST_F(IngestTest, AProducerThatNeverAnswersLosesItsEventsInABoundedNumberOfTrie
     EXPECT_THAT(event("a", 4), ElementsAre("e4"));
 }
 
+TEST_F(IngestTest, AValueIsNeverGivenUpSoThatNoReportVouchesForTheOneBefore) {
+    value("a", 1);
+    EXPECT_THAT(report(1, 2), IsEmpty());
+    EXPECT_THAT(run_timers_for(Seconds{30}), IsEmpty());
+    EXPECT_LT(6U, asks_.size()) << "it goes on asking";
+    EXPECT_THAT(value("a", 2), ElementsAre("v2", "r1"));
+}
+
 TEST_F(IngestTest, OriginsDoNotSpoilOneAnother) {
     event("a", 1);
     EXPECT_THAT(event("b", 1), ElementsAre("e1"))

@@ -227,6 +227,41 @@ TEST_F(UpstreamTest, AReportPassesAfterTheValuesThatWereMissingBeforeIt) {
     EXPECT_EQ(values(), (Seqs{1, 2}));
 }
 
+TEST_F(UpstreamTest, AReportWhoseValueWasLostWaitsForItAndAsksAtOnce) {
+    join();
+    Message good = report(poll_state({}, 1, live(clock_.now())));
+    std::get<Report>(good.detail).after = {{"system.status", 1}};
+    hear(good);
+    EXPECT_EQ(count<Upstream::PollUpdate>(), 0u) << "it would vouch for the value before";
+    EXPECT_EQ(asked_ranges(), (std::vector<sequence::Range>{{1, 1}}));
+    answer(range({1}, {1, 1}));
+    EXPECT_EQ(count<Upstream::PollUpdate>(), 1u);
+    EXPECT_EQ(values(), (Seqs{1}));
+}
+
+TEST_F(UpstreamTest, HeadsAloneDoNotKeepTheUplinkUpWhileNoSnapshotComes) {
+    join();
+    hear(head(1, {}));
+    Message other = value({.seq = 1}, clock_.now());
+    other.epoch = "another";
+    hear(other);
+    for (int i = 0; i < 4; ++i) {
+        hear(head(1, {}));
+        wait(Seconds{1});
+    }
+    ASSERT_FALSE(uplink().empty());
+    EXPECT_FALSE(uplink().back());
+}
+
+TEST_F(UpstreamTest, AHeadFromBeforeTheSnapshotIsNotAppliedOverIt) {
+    start();
+    hear(head(1, {}, {poll_state({}, 1, live(clock_.now()))}));
+    protocol::Snapshot newer = snapshot(asked_snapshots().back(), {}, {}, {}, kEpoch);
+    newer.pos = 2;
+    answer(newer);
+    EXPECT_EQ(count<Upstream::PollUpdate>(), 0u);
+}
+
 TEST_F(UpstreamTest, ABookmarkIsAHeadWhoseEveryStreamWasReached) {
     join();
     hear(head(150, {{"nas", "system.status", 1}}));
