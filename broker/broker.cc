@@ -51,7 +51,7 @@ Broker::Broker(storage::Loaded loaded, BrokerOutputs& outputs, Random random)
 
 void Broker::start(Now now) {
     next_head_ = now.mono;
-    restore_unpolled();
+    restore_missing_polls();
     for (const PollState& poll : restored_polls_) {
         visible_polls_[{poll.origin, poll.report.poll}] = poll;
     }
@@ -61,27 +61,8 @@ void Broker::start(Now now) {
     flush(now);
 }
 
-/// State without a poll is followed even where the row that says so was damaged.
-void Broker::restore_unpolled() {
-    std::set<std::string> known;
-    for (const PollState& poll : restored_polls_) {
-        if (poll.report.poll.empty()) {
-            known.insert(poll.origin);
-        }
-    }
-    restore_missing_polls();
-    for (const auto& [name, keys] : keys_) {
-        const bool unpolled = std::any_of(keys.begin(), keys.end(),
-                                          [](const auto& key) { return key.second.poll.empty(); });
-        if (unpolled && known.insert(name.first).second) {
-            PollState state;
-            state.origin = name.first;
-            restored_polls_.push_back(std::move(state));
-        }
-    }
-}
-
-/// A value whose poll's row was damaged is judged like any other, from what the value itself says.
+/// A value whose poll's row was damaged is judged like any other, from what the value itself says;
+/// state without a poll follows its origin.
 void Broker::restore_missing_polls() {
     std::set<Name> known;
     for (const PollState& poll : restored_polls_) {
@@ -89,13 +70,15 @@ void Broker::restore_missing_polls() {
     }
     for (const auto& [name, values] : state_) {
         for (const auto& [key, value] : values) {
-            if (!value.poll.empty() && known.insert({name.first, value.poll}).second) {
-                PollState state;
-                state.origin = name.first;
+            if (!known.insert({name.first, value.poll}).second) {
+                continue;
+            }
+            PollState& state = restored_polls_.emplace_back();
+            state.origin = name.first;
+            if (!value.poll.empty()) {
                 state.report.poll = value.poll;
                 state.report.topic = name.second;
                 state.age = value.age;  // Of its last change: never too young.
-                restored_polls_.push_back(std::move(state));
             }
         }
     }

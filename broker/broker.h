@@ -130,7 +130,6 @@ class Broker {
         std::vector<storage::Position> positions;
     };
 
-    void restore_unpolled();
     void restore_missing_polls();
     [[nodiscard]] Admit admit() const;
     void take(Ingest::Actions actions, Now now);
