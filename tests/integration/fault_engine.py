@@ -18,6 +18,8 @@ import struct
 import threading
 import time
 
+from ports import free_port
+
 DATA = pathlib.Path(__file__).resolve().parent.parent / "data" / "engine-captures"
 
 
@@ -270,7 +272,7 @@ class FaultEngine:
         self._calls = []
         self._listener = None
         self._connections = set()
-        self.port = 0
+        self.port = free_port()
 
     # Control ----------------------------------------------------------------------------------------------------------
     def start(self):
@@ -283,17 +285,8 @@ class FaultEngine:
             return
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        until = time.monotonic() + 10
-        while True:
-            try:
-                listener.bind(("127.0.0.1", self.port))
-                break
-            except OSError:  # An outgoing connection of someone holds the port for a moment.
-                if time.monotonic() > until:
-                    raise
-                time.sleep(0.05)
+        listener.bind(("127.0.0.1", self.port))
         listener.listen(256)
-        self.port = listener.getsockname()[1]
         self._listener = listener
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 

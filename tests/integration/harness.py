@@ -16,10 +16,10 @@ import os
 import pathlib
 import re
 import signal
-import socket
 import subprocess
 import time
 
+from ports import free_port
 from ws_client import V1, Client
 
 BIN = pathlib.Path(os.environ.get("SIGMACAST_BIN", "build/dev/bin")).resolve()
@@ -68,12 +68,6 @@ def until(condition, timeout=8, what="the condition", every=0.01):
         if time.monotonic() > end:
             raise AssertionError(f"{what}: not within {timeout} s" + (f" ({problem!r})" if problem else ""))
         time.sleep(every)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def get(port, path, method="GET", headers=None, body=None, timeout=5):
@@ -133,23 +127,15 @@ class Program:
     def start(self, ready=True, timeout=10):
         assert self.process is None or self.process.poll() is not None, f"{self.name} is running"
         self.config_path.write_text(self.config["text"]())
-        for attempt in range(5):
-            with open(self.log_path, "ab") as log:
-                log.write(f"--- start {time.strftime('%H:%M:%S')}\n".encode())
-                log.flush()
-                self.started_at = time.monotonic()
-                self.process = subprocess.Popen(
-                    [str(BIN / self.binary), "--config", str(self.config_path)], stdout=log, stderr=log,
-                    stdin=subprocess.DEVNULL, cwd=self.folder, env=clean_environment())
-            if not ready:
-                return self
-            try:
-                self.wait_ready(timeout)
-                return self
-            except Ended:
-                # An outgoing connection of another process may hold the port for a moment.
-                if "in use" not in self.log() or attempt == 4:
-                    raise
+        with open(self.log_path, "ab") as log:
+            log.write(f"--- start {time.strftime('%H:%M:%S')}\n".encode())
+            log.flush()
+            self.started_at = time.monotonic()
+            self.process = subprocess.Popen(
+                [str(BIN / self.binary), "--config", str(self.config_path)], stdout=log, stderr=log,
+                stdin=subprocess.DEVNULL, cwd=self.folder, env=clean_environment())
+        if ready:
+            self.wait_ready(timeout)
         return self
 
     def wait_ready(self, timeout=10):
@@ -278,12 +264,7 @@ class Cluster:
         for program in self.programs:
             program.start(ready=False)
         for program in self.programs:
-            try:
-                program.wait_ready(15)
-            except Ended:
-                if "in use" not in program.log():
-                    raise
-                program.start()
+            program.wait_ready(15)
         return self
 
     def stop(self):

@@ -17,6 +17,8 @@ import urllib.request
 
 import pytest
 
+from ports import free_ports
+
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(os.environ.get("SIGMACAST_BIN", PROJECT / "build/release/bin"))
 PATIENCE = float(os.environ.get("SIGMACAST_PATIENCE", "1"))
@@ -25,23 +27,6 @@ PROGRAMS = ("engine", "broker", "producer", "edge")
 pytestmark = pytest.mark.skipif(
     not all((BIN / f"sigmacast-{name}").exists() for name in PROGRAMS), reason=f"no programs in {BIN}"
 )
-
-
-def free_ports(count):
-    """Ports that were free a moment ago, `count` in a row."""
-    for _ in range(100):
-        held = []
-        try:
-            held.append(socket.create_server(("127.0.0.1", 0)))
-            first = held[0].getsockname()[1]
-            held += [socket.create_server(("127.0.0.1", first + i)) for i in range(1, count)]
-            return [first + i for i in range(count)]
-        except (OSError, OverflowError):
-            continue
-        finally:
-            for server in held:
-                server.close()
-    raise RuntimeError("no free ports in a row")
 
 
 def wait_for(what, condition, seconds=20):
