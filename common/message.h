@@ -133,7 +133,8 @@ struct Message {
     std::string topic;
     std::string origin;
     std::string key;
-    std::string poll;   // The poll that feeds it; empty: follows its origin's heads.
+    std::string
+        poll;  // The poll that feeds it. None does: empty on ingest, state_poll() on the feed.
     std::string epoch;  // Ingest: the producer's counter in decimal. Feed: the log's, 32
                         // hexadecimal digits.
     std::uint64_t seq =
@@ -155,6 +156,16 @@ struct Message {
 
 /// The name of the stream that carries a poll's reports.
 std::string report_topic(std::string_view poll);
+
+/// On the feed, the poll in whose place an origin's heads vouch for a topic's state that no poll
+/// feeds (WIRE.md). Never shown to clients.
+inline constexpr std::string_view kStatePollPrefix = "state:";
+inline std::string state_poll(std::string_view topic) {
+    return std::string(kStatePollPrefix).append(topic);
+}
+inline bool is_state_poll(std::string_view poll) {
+    return poll.starts_with(kStatePollPrefix);
+}
 
 /// A topic's or an origin's name may be this long; decode() refuses longer ones, and so should
 /// whoever makes one.
