@@ -86,18 +86,10 @@ void Broker::restore_missing_polls() {
 
 // ---- What arrives ----
 
-void Broker::on_frames(const std::vector<Frames>& batch, Now now) {
-    for (const Frames& frames : batch) {
-        auto message = decode(frames, now);
-        if (!message) {
-            // Its position is unknown, so it counts as not received: the stream asks for it, and
-            // gives it up in the end.
-            ++counts_.unreadable;
-            log_debug("a message could not be read", {{"error", message.error().message}});
-            continue;
-        }
-        ++counts_.received;
-        take(ingest_.on_message(std::move(*message), admit(), now), now);
+void Broker::on_messages(std::vector<Message> batch, Now now) {
+    counts_.received += batch.size();
+    for (Message& message : batch) {
+        take(ingest_.on_message(std::move(message), admit(), now), now);
     }
     flush(now);
 }

@@ -3,7 +3,7 @@
 // seen by anybody: published, in snapshots, acknowledged. At most one batch is in flight; what
 // arrives meanwhile makes the next one.
 //
-//     on_frames / on_request  ->  pending  ->  outputs.commit(batch)  ->  on_committed  -> publish,
+//     on_messages / on_request  ->  pending  ->  outputs.commit(batch)  ->  on_committed  -> publish,
 //     acknowledge
 //
 // seq (of each origin and topic) and pos (of the log) are stamped when a batch is built. While the
@@ -79,7 +79,7 @@ class Broker {
     /// Calls everything stale that was loaded. To be called once, first.
     void start(Now now);
     /// A batch of messages from the ingest socket.
-    void on_frames(const std::vector<Frames>& batch, Now now);
+    void on_messages(std::vector<Message> batch, Now now);
     /// From the repair socket.
     void on_request(const std::string& peer, protocol::Any request, Now now);
     void on_committed(const Result<storage::Committed>& result, Now now);

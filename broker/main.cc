@@ -207,32 +207,44 @@ class Service final : public broker::BrokerOutputs {
         if (stopping_) {
             return;  // Not acknowledged, so it is repaired after the next start.
         }
-        std::vector<Frames> ingest;
+        std::vector<Message> ingest;
+        const Now now = system_now();
         for (bus::Incoming& incoming : batch) {
+            const Now sent{incoming.sent, now.wall};
             if (incoming.socket == kIngest) {
-                ingest.push_back(std::move(incoming.frames));
+                auto message = decode(incoming.frames, sent);
+                if (message) {
+                    ingest.push_back(std::move(*message));
+                } else {
+                    // Its position is unknown, so it counts as not received: the stream asks for
+                    // it, and gives it up in the end.
+                    unreadable(message.error());
+                }
             } else if (incoming.socket == kRepair) {
-                on_repair(std::move(incoming.frames));
+                on_repair(std::move(incoming.frames), sent, now);
             }
         }
         if (!ingest.empty()) {
-            broker_.on_frames(ingest, system_now());
+            broker_.on_messages(std::move(ingest), now);
         }
         after_input();
     }
 
-    void on_repair(Frames frames) {
+    void unreadable(const Error& error) {
+        broker_.count_unreadable();
+        log_debug("a message could not be read", {{"error", error.message}});
+    }
+
+    void on_repair(Frames frames, Now sent, Now now) {
         if (frames.size() < 2) {
-            broker_.count_unreadable();
+            unreadable({Errc::kInvalid, "a request without a body"});
             return;
         }
         const std::string peer = std::move(frames.front());
         frames.erase(frames.begin());
-        const Now now = system_now();
-        auto request = protocol::decode(frames, now);
+        auto request = protocol::decode(frames, sent);
         if (!request) {
-            broker_.count_unreadable();
-            log_debug("a request could not be read", {{"error", request.error().message}});
+            unreadable(request.error());
             return;
         }
         broker_.on_request(peer, std::move(*request), now);

@@ -20,6 +20,7 @@
 #include <zmq.hpp>
 
 #include "common/log.h"
+#include "common/transit.h"
 
 namespace sigmacast::bus {
 namespace {
@@ -181,14 +182,20 @@ struct Node::Impl {
           options(std::move(sockets_wanted)),
           inbox(std::make_shared<Inbox>(std::move(on_batch))) {}
 
+    struct Outgoing {
+        std::size_t socket;
+        Frames frames;
+        Mono at;
+    };
+
     Result<> open();
     void run();
     bool poll(std::vector<zmq::pollitem_t>& items, bool reading);
     void drain(std::size_t index, std::vector<Incoming>& into, std::size_t& bytes);
-    bool receive(std::size_t index, Frames& frames);
+    bool receive(std::size_t index, Incoming& into);
     bool hand_over(std::vector<Incoming>& batch, std::size_t bytes);
     void send_waiting();
-    void transmit(std::size_t index, const Frames& frames);
+    void transmit(const Outgoing& message);
 
     Loop& loop;
     const std::vector<SocketOptions> options;
@@ -198,7 +205,7 @@ struct Node::Impl {
     std::atomic<bool> stopping = false;
 
     std::mutex outgoing_mutex;
-    std::deque<std::pair<std::size_t, Frames>> outgoing;  // Guarded, as the next two.
+    std::deque<Outgoing> outgoing;  // Guarded, as the next two.
     std::size_t outgoing_bytes = 0;
     bool accepting = false;
 
@@ -206,6 +213,7 @@ struct Node::Impl {
     zmq::context_t context{1};
     std::vector<zmq::socket_t> sockets;
     std::size_t room = kIncomingMax;
+    Transit transit{clock_id()};
     std::thread thread;
 };
 
@@ -276,8 +284,8 @@ void Node::Impl::drain(std::size_t index, std::vector<Incoming>& into, std::size
         if (into.size() >= room || bytes >= kIncomingBytesMax) {
             return;
         }
-        Incoming incoming{.socket = index, .frames = {}};
-        if (!receive(index, incoming.frames)) {
+        Incoming incoming{.socket = index};
+        if (!receive(index, incoming)) {
             return;
         }
         bytes += weight(incoming.frames);
@@ -287,9 +295,10 @@ void Node::Impl::drain(std::size_t index, std::vector<Incoming>& into, std::size
     }
 }
 
-/// False when nothing waits. A message of too many frames comes out empty.
-bool Node::Impl::receive(std::size_t index, Frames& frames) {
+/// False when nothing waits. A message over a limit comes out empty.
+bool Node::Impl::receive(std::size_t index, Incoming& into) {
     zmq::socket_t& socket = sockets[index];
+    Frames& frames = into.frames;
     zmq::message_t part;
     std::size_t count = 0;
     std::size_t bytes = 0;
@@ -302,9 +311,16 @@ bool Node::Impl::receive(std::size_t index, Frames& frames) {
             frames.emplace_back(static_cast<const char*>(part.data()), part.size());
         }
     } while (part.more());
+    const Mono now = BootClock::now();
+    into.sent = now;
     if (count > kFramesMax || bytes > kIncomingBytesMax) {
         frames.clear();
         ++dropped;
+        log_warn("bus message over a limit not taken",
+                 {{"endpoint", options[index].endpoint}, {"frames", count}, {"bytes", bytes}});
+    } else if (const auto stamp = Stamp::read(frames.back())) {
+        frames.pop_back();
+        into.sent = transit.sent(*stamp, now);
     }
     return true;
 }
@@ -346,32 +362,33 @@ bool Node::Impl::hand_over(std::vector<Incoming>& batch, std::size_t bytes) {
 }
 
 void Node::Impl::send_waiting() {
-    std::deque<std::pair<std::size_t, Frames>> taken;
+    std::deque<Outgoing> taken;
     {
         const std::lock_guard lock(outgoing_mutex);
         taken.swap(outgoing);
         outgoing_bytes = 0;
     }
-    for (const auto& [index, frames] : taken) {
-        transmit(index, frames);
+    for (const Outgoing& message : taken) {
+        transmit(message);
     }
 }
 
-void Node::Impl::transmit(std::size_t index, const Frames& frames) {
+void Node::Impl::transmit(const Outgoing& message) {
+    zmq::socket_t& socket = sockets[message.socket];
     try {
-        for (std::size_t i = 0; i < frames.size(); ++i) {
-            const auto more =
-                i + 1 < frames.size() ? zmq::send_flags::sndmore : zmq::send_flags::none;
-            const auto flags = more | zmq::send_flags::dontwait;
-            if (!sockets[index].send(zmq::buffer(frames[i]), flags)) {
+        for (const std::string& frame : message.frames) {
+            const auto flags = zmq::send_flags::sndmore | zmq::send_flags::dontwait;
+            if (!socket.send(zmq::buffer(frame), flags)) {
                 ++dropped;  // At the high-water mark; only the first frame can meet it.
                 return;
             }
         }
+        const std::string stamp = Stamp{clock_id(), message.at}.bytes();
+        socket.send(zmq::buffer(stamp), zmq::send_flags::dontwait);
     } catch (const zmq::error_t& error) {
         ++dropped;
-        log_warn("bus message not sent",
-                 {{"endpoint", options[index].endpoint}, {"why", std::string(error.what())}});
+        log_warn("bus message not sent", {{"endpoint", options[message.socket].endpoint},
+                                          {"why", std::string(error.what())}});
     }
 }
 
@@ -440,7 +457,7 @@ bool Node::send(std::size_t socket, Frames frames) {
             return false;
         }
         was_empty = impl_->outgoing.empty();
-        impl_->outgoing.emplace_back(socket, std::move(frames));
+        impl_->outgoing.push_back({socket, std::move(frames), BootClock::now()});
         impl_->outgoing_bytes += bytes;
     }
     if (was_empty) {

@@ -4,6 +4,9 @@
 // Every socket has a high-water mark, a message size limit, heartbeats and a short reconnect. At a
 // mark ZeroMQ drops silently: the sequenced stream (sequence.h) finds and repairs what is lost, so
 // nothing here waits or retries.
+//
+// Each message leaves with a stamp, a last frame of its own, and arrives with the moment when it
+// was sent (transit.h), however long it waited in front of a frozen process.
 #pragma once
 
 #include <cstddef>
@@ -32,6 +35,7 @@ struct Incoming {
     std::size_t socket = 0;  // Index into the options that the node was made with.
     Frames frames = {};  // ROUTER: the peer's identity comes first. XPUB: a subscription, \1 or \0
                          // and the prefix.
+    Mono sent = {};      // When it was sent, on this machine's clock; never after its arrival.
 };
 
 class Node {

@@ -91,15 +91,16 @@ class Edge {
     void on_batch(std::vector<bus::Incoming> batch) {
         const Now now = system_now();
         for (const bus::Incoming& incoming : batch) {
+            const Now sent{incoming.sent, now.wall};
             if (incoming.socket == kFeed) {
-                auto message = decode(incoming.frames, now);
+                auto message = decode(incoming.frames, sent);
                 if (message) {
                     apply(upstream_.on_message(std::move(*message), now), now);
                 } else {
                     undecodable(message.error());
                 }
             } else if (incoming.socket == kRepair) {
-                auto reply = protocol::decode(incoming.frames, now);
+                auto reply = protocol::decode(incoming.frames, sent);
                 if (reply) {
                     apply(upstream_.on_reply(std::move(*reply), now), now);
                 } else {

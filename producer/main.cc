@@ -207,7 +207,8 @@ class Program final : public Producer::Io {
     void on_bus(std::vector<bus::Incoming> batch) {
         for (const bus::Incoming& incoming : batch) {
             const Now now = system_now();
-            const Result<protocol::Any> message = protocol::decode(incoming.frames, now);
+            const Result<protocol::Any> message =
+                protocol::decode(incoming.frames, {incoming.sent, now.wall});
             if (message) {
                 producer_->on_protocol(*message, now);
             } else {

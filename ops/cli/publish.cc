@@ -130,7 +130,7 @@ class Publisher final : private Origin::Io {
     void on_batch(const std::vector<bus::Incoming>& batch) {
         for (const bus::Incoming& incoming : batch) {
             const Now now = system_now();
-            const auto message = protocol::decode(incoming.frames, now);
+            const auto message = protocol::decode(incoming.frames, {incoming.sent, now.wall});
             if (message) {
                 const bool joined = origin_.state() == Origin::State::kJoined;
                 const std::uint64_t before = origin_.undurable();
