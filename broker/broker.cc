@@ -18,6 +18,13 @@ bool is_logged(const Message& message) {
     return message.kind != Kind::kReport && message.kind != Kind::kHead;
 }
 
+/// State that no poll feeds has a poll of its own from here on.
+void name_poll(Message& message) {
+    if (message.poll.empty() || is_state_poll(message.poll)) {
+        message.poll = state_poll(message.topic);
+    }
+}
+
 /// Without a place in the log.
 void make_volatile(Message& message) {
     message.seq = message.kind == Kind::kReport ? message.seq : 0;
@@ -41,6 +48,7 @@ Broker::Broker(storage::Loaded loaded, BrokerOutputs& outputs, Random random)
         }
     }
     for (Message& value : loaded.values) {
+        name_poll(value);
         const Name name{value.origin, value.topic};
         keys_[name][value.key] = {value.poll, value.data};
         ++key_count_;
@@ -51,6 +59,7 @@ Broker::Broker(storage::Loaded loaded, BrokerOutputs& outputs, Random random)
 
 void Broker::start(Now now) {
     next_head_ = now.mono;
+    restore_state_polls();
     restore_missing_polls();
     for (const PollState& poll : restored_polls_) {
         visible_polls_[{poll.origin, poll.report.poll}] = poll;
@@ -61,8 +70,25 @@ void Broker::start(Now now) {
     flush(now);
 }
 
-/// A value whose poll's row was damaged is judged like any other, from what the value itself says;
-/// state without a poll follows its origin.
+/// The row of a state poll says which of its keys the owner has vouched for.
+void Broker::restore_state_polls() {
+    // An earlier version judged it by origin, under the empty name.
+    std::erase_if(restored_polls_, [](const PollState& poll) { return poll.report.poll.empty(); });
+    for (const PollState& poll : restored_polls_) {
+        if (!is_state_poll(poll.report.poll) || !poll.report.keys) {
+            continue;
+        }
+        const std::set<std::string> named(poll.report.keys->begin(), poll.report.keys->end());
+        const Name stream{poll.origin, poll.report.topic};
+        for (const auto& [key, held] : keys_[stream]) {
+            if (held.poll == poll.report.poll && !named.contains(key)) {
+                left_[stream].insert(key);
+            }
+        }
+    }
+}
+
+/// A value whose poll's row was damaged is judged like any other, from what the value itself says.
 void Broker::restore_missing_polls() {
     std::set<Name> known;
     for (const PollState& poll : restored_polls_) {
@@ -75,11 +101,9 @@ void Broker::restore_missing_polls() {
             }
             PollState& state = restored_polls_.emplace_back();
             state.origin = name.first;
-            if (!value.poll.empty()) {
-                state.report.poll = value.poll;
-                state.report.topic = name.second;
-                state.age = value.age;  // Of its last change: never too young.
-            }
+            state.report.poll = value.poll;
+            state.report.topic = name.second;
+            state.age = value.age;  // Of its last change: never too young.
         }
     }
 }
@@ -124,6 +148,7 @@ void Broker::on_hello(const std::string& peer, const protocol::Hello& hello, Now
     }
     if (greeting->changed) {
         pending_.origins.insert(hello.origin);
+        new_owner(hello.origin, now);
     }
     freshness_.declare(hello.origin, hello.polls, now);
     for (PollState& state : freshness_.of_origin(hello.origin)) {
@@ -135,7 +160,8 @@ void Broker::on_hello(const std::string& peer, const protocol::Hello& hello, Now
     for (auto it = keys_.lower_bound({hello.origin, ""});
          it != keys_.end() && it->first.first == hello.origin; ++it) {
         for (const auto& [key, held] : it->second) {
-            welcome->keys.push_back({it->first.second, held.poll, key, held.data});
+            const std::string poll = is_state_poll(held.poll) ? "" : held.poll;
+            welcome->keys.push_back({it->first.second, poll, key, held.data});
         }
     }
     outputs_.reply(peer, std::move(*welcome));
@@ -149,11 +175,6 @@ Admit Broker::admit() const {
 }
 
 void Broker::take(Ingest::Actions actions, Now now) {
-    for (const std::string& origin : actions.heads) {
-        if (const auto change = freshness_.on_head(origin, now)) {
-            take_change(*change, now);
-        }
-    }
     for (Message& message : actions.deliver) {
         if (message.kind == Kind::kReport) {
             take_report(std::move(message), now);
@@ -163,12 +184,58 @@ void Broker::take(Ingest::Actions actions, Now now) {
             add(std::move(message));
         }
     }
+    if (actions.beat) {
+        take_beat(*actions.beat, now);  // After what it names.
+    }
     for (Outgoing& outgoing : actions.send) {
         outputs_.reply(outgoing.peer, std::move(outgoing.message));
     }
 }
 
+void Broker::take_beat(const Ingest::Beat& beat, Now now) {
+    freshness_.on_head(beat.origin, now);
+    for (const std::string& topic : beat.topics) {
+        if (freshness_.find(beat.origin, state_poll(topic)) != nullptr) {
+            vouch(beat.origin, topic, beat.as_of, now);
+        }
+    }
+}
+
+/// A newer age alone is not worth a commit: it is written with the next change.
+void Broker::vouch(const std::string& origin, const std::string& topic,
+                   const std::optional<AsOf>& as_of, Now now) {
+    const Name name{origin, state_poll(topic)};
+    const auto change = freshness_.vouch(origin, topic, as_of, now);
+    if (change) {
+        take_change(*change, now);
+    } else if (const auto visible = visible_polls_.find(name);
+               visible != visible_polls_.end() && idle()) {
+        visible->second = *freshness_.find(origin, name.second);
+    } else {
+        pending_.polls[name] = *freshness_.find(origin, name.second);
+    }
+}
+
+/// What an earlier instance left, nobody vouches for any more.
+void Broker::new_owner(const std::string& origin, Now now) {
+    for (const Change& change : freshness_.on_new_owner(origin)) {
+        take_change(change, now);
+    }
+    for (auto it = keys_.lower_bound({origin, ""}); it != keys_.end() && it->first.first == origin;
+         ++it) {
+        const std::string poll = state_poll(it->first.second);
+        const PollState* state = freshness_.find(origin, poll);
+        for (const auto& [key, held] : it->second) {
+            if (state != nullptr && held.poll == poll) {
+                left_[it->first].insert(key);
+                pending_.polls[{origin, poll}] = *state;
+            }
+        }
+    }
+}
+
 void Broker::take_value(Message message, Now now) {
+    name_poll(message);
     auto& keys = keys_[{message.origin, message.topic}];
     if (message.final) {
         key_count_ -= keys.erase(message.key);
@@ -180,15 +247,20 @@ void Broker::take_value(Message message, Now now) {
     } else if (keys.insert_or_assign(message.key, Key{message.poll, message.data}).second) {
         ++key_count_;
     }
-    if (message.poll.empty()) {
-        freshness_.follow(message.origin, now);
-        if (const PollState* state = freshness_.find(message.origin, "");
-            state != nullptr && !visible_polls_.contains({message.origin, ""})) {
-            pending_.polls[{message.origin, ""}] = *state;
+    const bool unpolled = is_state_poll(message.poll);
+    const Name stream{message.origin, message.topic};
+    if (const auto left = left_.find(stream); left != left_.end()) {
+        left->second.erase(message.key);
+        if (left->second.empty()) {
+            left_.erase(left);
         }
     }
+    const std::optional<AsOf> as_of = message.age.as_of;
     message.age.quality = Quality::kLive;
     add(std::move(message));
+    if (unpolled) {
+        vouch(stream.first, stream.second, as_of, now);
+    }
 }
 
 void Broker::take_report(Message message, Now now) {
@@ -215,49 +287,60 @@ void Broker::take_change(const Change& change, Now now) {
     if (const PollState* state = freshness_.find(change.origin, change.poll)) {
         pending_.polls[{change.origin, change.poll}] = *state;
     }
-    if (!change.poll.empty()) {
-        add_transition(change, change.topic, now);
-        return;
-    }
-    for (auto it = keys_.lower_bound({change.origin, ""});
-         it != keys_.end() && it->first.first == change.origin; ++it) {
-        const auto unpolled = [](const auto& key) { return key.second.poll.empty(); };
-        if (std::any_of(it->second.begin(), it->second.end(), unpolled)) {
-            add_transition(change, it->first.second, now);
-        }
-    }
+    add_transition(change, now);
 }
 
-void Broker::add_transition(const Change& change, const std::string& topic, Now now) {
-    if (topic.empty()) {
+void Broker::add_transition(const Change& change, Now now) {
+    if (change.topic.empty()) {
         return;  // A poll that has said neither in a hello nor in a report what it feeds.
+    }
+    Touched touched = keys_of({change.origin, change.topic}, change.poll);
+    if (is_state_poll(change.poll) && touched.keys.empty()) {
+        return;  // All keys have ended, or were left by an earlier instance.
+    }
+    // None named means all; so they are named only where there is something to tell apart.
+    const bool plain = touched.keys.size() == 1 && touched.keys.front().empty();
+    if (touched.all && (plain || touched.keys.size() > kTransitionKeysMax)) {
+        touched.keys.clear();
     }
     Message transition;
     transition.kind = Kind::kTransition;
-    transition.topic = topic;
+    transition.topic = change.topic;
     transition.origin = change.origin;
     transition.poll = change.poll;
     transition.age = change.age;
     transition.at = now.wall;
-    transition.keys = keys_of({change.origin, topic}, change.poll);
+    transition.keys = std::move(touched.keys);
     add(std::move(transition));
 }
 
-/// None named means all of the poll; so they are named only where there is something to tell apart.
-std::vector<std::string> Broker::keys_of(const Name& stream, const std::string& poll) const {
-    std::vector<std::string> keys;
-    if (const auto held = keys_.find(stream); held != keys_.end()) {
-        for (const auto& [key, value] : held->second) {
-            if (value.poll == poll) {
-                keys.push_back(key);
-            }
+Broker::Touched Broker::keys_of(const Name& stream, const std::string& poll) const {
+    Touched touched;
+    const auto held = keys_.find(stream);
+    if (held == keys_.end()) {
+        return touched;
+    }
+    const auto left = left_.find(stream);
+    touched.all = left == left_.end();
+    for (const auto& [key, value] : held->second) {
+        if (value.poll == poll && (touched.all || !left->second.contains(key))) {
+            touched.keys.push_back(key);
         }
     }
-    const bool plain = keys.size() == 1 && keys.front().empty();
-    if (plain || keys.size() > kTransitionKeysMax) {
-        keys.clear();
+    return touched;
+}
+
+/// As it is stored and shown: a state poll names its keys where an earlier instance has left
+/// others.
+PollState Broker::with_keys(PollState poll) const {
+    if (is_state_poll(poll.report.poll)) {
+        const Name stream{poll.origin, poll.report.topic};
+        poll.report.keys.reset();
+        if (left_.contains(stream)) {
+            poll.report.keys = keys_of(stream, poll.report.poll).keys;
+        }
     }
-    return keys;
+    return poll;
 }
 
 void Broker::add(Message message) {
@@ -306,7 +389,7 @@ void Broker::submit(std::size_t known, Now now) {
     }
     batch->positions = flight.positions;
     for (const auto& [name, poll] : flight.polls) {
-        batch->polls.push_back(poll);
+        batch->polls.push_back(with_keys(poll));
     }
     in_flight_ = std::move(flight);
     outputs_.commit(std::move(batch));
@@ -466,7 +549,7 @@ std::size_t Broker::put_back_in_force(Now now) {
         add(value);
     }
     for (const auto& [key, change] : flowed_) {
-        add_transition(change, key.first.second, now);
+        add_transition(change, now);
     }
     const std::size_t known = pending_.messages.size();
     pending_.polls = flowed_polls_;
@@ -531,7 +614,7 @@ std::vector<PollState> Broker::polls() const {
     for (const std::string& origin : ingest_.order()) {
         for (auto it = visible_polls_.lower_bound({origin, ""});
              it != visible_polls_.end() && it->first.first == origin; ++it) {
-            polls.push_back(it->second);
+            polls.push_back(with_keys(it->second));
             polls.back()
                 .report.after.clear();  // The producer's positions; visible means delivered.
         }

@@ -3,8 +3,8 @@
 // seen by anybody: published, in snapshots, acknowledged. At most one batch is in flight; what
 // arrives meanwhile makes the next one.
 //
-//     on_messages / on_request  ->  pending  ->  outputs.commit(batch)  ->  on_committed  -> publish,
-//     acknowledge
+//     on_messages / on_request  ->  pending  ->  outputs.commit(batch)  ->  on_committed  ->
+//     publish, acknowledge
 //
 // seq (of each origin and topic) and pos (of the log) are stamped when a batch is built. While the
 // database refuses, state is published at once without them, marked durable = false, events stay in
@@ -130,16 +130,25 @@ class Broker {
         std::vector<storage::Position> positions;
     };
 
+    void restore_state_polls();
     void restore_missing_polls();
     [[nodiscard]] Admit admit() const;
     void take(Ingest::Actions actions, Now now);
+    void take_beat(const Ingest::Beat& beat, Now now);
     void take_value(Message message, Now now);
     void take_report(Message message, Now now);
     void take_change(const Change& change, Now now);
     void add(Message message);
-    void add_transition(const Change& change, const std::string& topic, Now now);
-    [[nodiscard]] std::vector<std::string> keys_of(const Name& stream,
-                                                   const std::string& poll) const;
+    void vouch(const std::string& origin, const std::string& topic,
+               const std::optional<AsOf>& as_of, Now now);
+    void new_owner(const std::string& origin, Now now);
+    [[nodiscard]] PollState with_keys(PollState poll) const;
+    void add_transition(const Change& change, Now now);
+    struct Touched {
+        std::vector<std::string> keys;
+        bool all = true;  // These are all keys of the poll.
+    };
+    [[nodiscard]] Touched keys_of(const Name& stream, const std::string& poll) const;
 
     void on_hello(const std::string& peer, const protocol::Hello& hello, Now now);
     void on_ask(const std::string& peer, const protocol::Ask& ask, Now now);
@@ -167,6 +176,8 @@ class Broker {
     std::map<Name, std::map<std::string, Message>> state_;  // Committed: what a snapshot holds.
     std::map<Name, std::map<std::string, Key>> keys_;       // Delivered, committed or not.
     std::size_t key_count_ = 0;
+    /// Of those that no poll feeds, the ones that the origin's present instance has not sent.
+    std::map<Name, std::set<std::string>> left_;
     Polls visible_polls_;
     std::vector<PollState> restored_polls_;
 

@@ -7,8 +7,8 @@ namespace sigmacast::broker {
 namespace {
 
 bool had_value(const PollState& state) {
-    // State without a poll exists only because a value arrived.
-    return state.age.as_of.has_value() || state.report.poll.empty();
+    // State that no poll feeds exists only because a value arrived.
+    return state.age.as_of.has_value() || is_state_poll(state.report.poll);
 }
 
 /// as_of never goes back, and a report without one (the producer restarted) does not take it away.
@@ -58,6 +58,9 @@ void Freshness::declare(const std::string& name, const std::vector<protocol::Dec
     Origin& origin = origin_of(name, now);
     origin.head = now.mono;
     for (const protocol::DeclaredPoll& declared : polls) {
+        if (is_state_poll(declared.name)) {
+            continue;  // Not a name for a poll.
+        }
         if (Poll* poll = poll_of(origin, name, declared.name, now)) {
             poll->state.report.topic = declared.topic;
             poll->state.report.interval = declared.interval;
@@ -66,20 +69,52 @@ void Freshness::declare(const std::string& name, const std::vector<protocol::Dec
     }
 }
 
-void Freshness::follow(const std::string& name, Now now) {
-    Origin& origin = origin_of(name, now);
-    if (origin.polls.contains("")) {
-        return;
+std::optional<Change> Freshness::vouch(const std::string& name, const std::string& topic,
+                                       const std::optional<AsOf>& as_of, Now now) {
+    Poll* poll = poll_of(origin_of(name, now), name, state_poll(topic), now);
+    poll->heard = now.mono;
+    PollState& state = poll->state;
+    if (state.age.quality == Quality::kInitial) {
+        state.age.quality = Quality::kLive;  // Its first value says so itself: no change.
     }
-    if (Poll* poll = poll_of(origin, name, "", now)) {
-        poll->state.age.quality = Quality::kLive;
+    state.report.topic = topic;
+    state.report.ok = true;
+    ++state.report_seq;
+    Age age;
+    age.quality = Quality::kLive;
+    age.as_of = as_of;
+    if (state.age.as_of && (!as_of || as_of->mono < state.age.as_of->mono)) {
+        age.as_of = state.age.as_of;
+        age.uncertain = state.age.uncertain;
     }
+    state.report.as_of = age.as_of;
+    return set(state, std::move(age));
+}
+
+std::vector<Change> Freshness::on_new_owner(const std::string& name) {
+    std::vector<Change> changes;
+    const auto owner = origins_.find(name);
+    if (owner == origins_.end()) {
+        return changes;
+    }
+    for (auto& [poll_name, poll] : owner->second.polls) {
+        if (!is_state_poll(poll_name)) {
+            continue;
+        }
+        if (auto change = fail(poll.state, "PRODUCER_SILENT", "producer")) {
+            changes.push_back(std::move(*change));
+        }
+    }
+    return changes;
 }
 
 std::optional<Change> Freshness::on_report(const std::string& name, const Report& report,
                                            std::uint64_t seq, Now now) {
+    if (report.poll.empty() || is_state_poll(report.poll)) {
+        return std::nullopt;
+    }
     Poll* poll = poll_of(origin_of(name, now), name, report.poll, now);
-    if (poll == nullptr || report.poll.empty()) {
+    if (poll == nullptr) {
         return std::nullopt;
     }
     poll->heard = now.mono;
@@ -97,16 +132,8 @@ std::optional<Change> Freshness::on_report(const std::string& name, const Report
     return set(state, judge(state, report));
 }
 
-std::optional<Change> Freshness::on_head(const std::string& name, Now now) {
-    Origin& origin = origin_of(name, now);
-    origin.head = now.mono;
-    const auto unpolled = origin.polls.find("");
-    if (unpolled == origin.polls.end()) {
-        return std::nullopt;
-    }
-    Age age;
-    age.quality = Quality::kLive;
-    return set(unpolled->second.state, std::move(age));
+void Freshness::on_head(const std::string& name, Now now) {
+    origin_of(name, now).head = now.mono;
 }
 
 std::vector<Change> Freshness::on_tick(Now now) {
@@ -119,7 +146,7 @@ std::vector<Change> Freshness::on_tick(Now now) {
             if (origin_silent) {
                 change = fail(poll.state, "PRODUCER_SILENT", "producer");
             } else if (silent && now.mono >= *silent) {
-                change = fail(poll.state, "POLL_SILENT", "producer");
+                change = fail(poll.state, silence_of(poll.state), "producer");
             }
             if (change) {
                 changes.push_back(std::move(*change));
@@ -141,7 +168,7 @@ std::optional<Mono> Freshness::deadline() const {
             }
             consider(origin.head + kHeadSilence);
             if (const auto silent = silent_at(poll);
-                silent && poll.state.age.reason != "POLL_SILENT") {
+                silent && poll.state.age.reason != silence_of(poll.state)) {
                 consider(*silent);
             }
         }
@@ -177,7 +204,7 @@ Freshness::Poll* Freshness::poll_of(Origin& origin, const std::string& origin_na
     if (const auto found = origin.polls.find(poll); found != origin.polls.end()) {
         return &found->second;
     }
-    if (origin.polls.size() >= kPollsMax) {
+    if (origin.polls.size() >= kPollsMax && !is_state_poll(poll)) {
         return nullptr;
     }
     Poll& made = origin.polls[poll];
@@ -188,10 +215,17 @@ Freshness::Poll* Freshness::poll_of(Origin& origin, const std::string& origin_na
 }
 
 std::optional<Mono> Freshness::silent_at(const Poll& poll) {
+    if (is_state_poll(poll.state.report.poll)) {
+        return poll.heard + kHeadSilence;
+    }
     if (poll.state.report.interval <= Millis{0}) {
         return std::nullopt;
     }
     return poll.heard + poll_silence(poll.state.report.interval);
+}
+
+std::string_view Freshness::silence_of(const PollState& state) {
+    return is_state_poll(state.report.poll) ? "PRODUCER_SILENT" : "POLL_SILENT";
 }
 
 std::optional<Change> Freshness::set(PollState& state, Age age) {

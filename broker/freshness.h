@@ -4,7 +4,8 @@
 // head of the origin is PRODUCER_SILENT. What silence made stale only a report makes live again.
 // The whole table is in common/EVENTS.md, "The broker".
 //
-// State that no poll feeds has the empty poll name; it follows its origin's heads.
+// State that no poll feeds is judged by topic, as a poll named state_poll(topic): live while its
+// origin's heads vouch for it (common/WIRE.md, "State that no poll feeds"), else PRODUCER_SILENT.
 //
 // Pure: `now` goes in, changes come out, one for each change of quality, reason or source. No
 // thread of its own.
@@ -24,7 +25,8 @@ namespace sigmacast::broker {
 
 inline constexpr Millis kHeadSilence{3000};
 inline constexpr Millis kPollSilenceExtra{2000};
-/// Polls of one origin; more are not watched.
+/// Polls of one origin; more are not watched. (State that no poll feeds always is: ingest.h bounds
+/// its topics.)
 inline constexpr std::size_t kPollsMax = 256;
 
 /// The silence after which a poll of this interval is not believed to run any more.
@@ -35,7 +37,7 @@ inline Millis poll_silence(Millis interval) {
 struct Change {
     std::string origin;
     std::string poll;
-    std::string topic;  // Empty for the empty poll: its topics are those of its values.
+    std::string topic;
     Age age;
 };
 
@@ -47,11 +49,15 @@ class Freshness {
     /// An instance has introduced itself: its polls are watched from now on.
     void declare(const std::string& origin, const std::vector<protocol::DeclaredPoll>& polls,
                  Now now);
-    /// The origin has state without a poll.
-    void follow(const std::string& origin, Now now);
+    /// The origin vouched for a topic's state that no poll feeds, by a head or by a value, made at
+    /// `as_of`.
+    std::optional<Change> vouch(const std::string& origin, const std::string& topic,
+                                const std::optional<AsOf>& as_of, Now now);
+    /// Another instance owns the origin: it has vouched for nothing yet.
+    std::vector<Change> on_new_owner(const std::string& origin);
     std::optional<Change> on_report(const std::string& origin, const Report& report,
                                     std::uint64_t seq, Now now);
-    std::optional<Change> on_head(const std::string& origin, Now now);
+    void on_head(const std::string& origin, Now now);
     std::vector<Change> on_tick(Now now);
     /// When the next silence would be complete.
     [[nodiscard]] std::optional<Mono> deadline() const;
@@ -63,7 +69,7 @@ class Freshness {
  private:
     struct Poll {
         PollState state;
-        Mono heard;  // The last report, or when watching began.
+        Mono heard;  // The last report or vouching, or when watching began.
     };
     struct Origin {
         Mono head;  // The last head, or when watching began.
@@ -74,6 +80,7 @@ class Freshness {
     static Poll* poll_of(Origin& origin, const std::string& origin_name, const std::string& poll,
                          Now now);
     static std::optional<Mono> silent_at(const Poll& poll);
+    static std::string_view silence_of(const PollState& state);
     static std::optional<Change> set(PollState& state, Age age);
     static std::optional<Change> fail(PollState& state, std::string_view reason,
                                       std::string_view source);

@@ -126,8 +126,7 @@ Ingest::Actions Ingest::on_message(Message message, Admit admit, Now now) {
         return out;
     }
     if (message.kind == Kind::kHead) {
-        out.heads.push_back(origin->name);
-        on_head(*origin, message.head(), admit, now, out);
+        on_head(*origin, message, admit, now, out);
         return out;
     }
     const StreamKind kind = kind_of(message);
@@ -149,14 +148,22 @@ Ingest::Actions Ingest::on_message(Message message, Admit admit, Now now) {
     return out;
 }
 
-void Ingest::on_head(Origin& origin, const Head& head, Admit admit, Now now, Actions& out) {
-    for (const StreamHead& newest : head.streams) {
+void Ingest::on_head(Origin& origin, const Message& message, Admit admit, Now now, Actions& out) {
+    Beat beat{origin.name, message.age.as_of, {}};
+    for (const StreamHead& newest : message.head().streams) {
         Stream* stream = stream_of(origin, newest.topic);
-        if (stream != nullptr && admits(admit, *stream)) {
+        if (stream == nullptr) {
+            continue;
+        }
+        if (admits(admit, *stream)) {
             apply(origin, *stream, stream->receiver.on_head(newest.seq, now.mono, random_), now,
                   out);
         }
+        if (stream->kind == StreamKind::kState && stream->receiver.delivered() >= newest.seq) {
+            beat.topics.push_back(newest.topic);
+        }
     }
+    out.beat = std::move(beat);
     release_reports(origin, out);
 }
 

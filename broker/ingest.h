@@ -49,11 +49,17 @@ struct Outgoing {
 
 class Ingest {
  public:
+    /// An origin showed a sign of life.
+    struct Beat {
+        std::string origin;
+        std::optional<AsOf> as_of;        // When it was made; producers of old do not say.
+        std::vector<std::string> topics;  // State streams that it names, and that are whole here.
+    };
     struct Actions {
         std::vector<Message>
             deliver;  // Values, events, gaps and reports, in order; seq is the producer's.
         std::vector<Outgoing> send;
-        std::vector<std::string> heads;  // Origins that showed a sign of life.
+        std::optional<Beat> beat;
     };
     struct Greeting {
         std::variant<protocol::Welcome, protocol::Conflict> answer;  // Welcome without keys.
@@ -117,7 +123,7 @@ class Ingest {
     Stream* stream_of(Origin& origin, const std::string& topic);
     [[nodiscard]] std::vector<Mark> durable_marks(const Origin& origin) const;
     static bool admits(Admit admit, const Stream& stream);
-    void on_head(Origin& origin, const Head& head, Admit admit, Now now, Actions& out);
+    void on_head(Origin& origin, const Message& message, Admit admit, Now now, Actions& out);
     void apply(Origin& origin, Stream& stream, Receiver::Actions actions, Now now, Actions& out);
     static void deliver(Origin& origin, Message message, Actions& out);
     void note_lost(const Origin& origin, const Stream& stream, sequence::Range lost, Now now,

@@ -121,6 +121,7 @@ void Origin::send_head(Now now) {
     message.topic = "head";
     message.detail = std::move(head);
     message.at = now.wall;
+    message.age.as_of = AsOf{now.wall, now.mono};
     stamp(message);
     io_.publish(std::move(message));
 }

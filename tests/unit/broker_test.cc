@@ -140,7 +140,7 @@ class World final : public BrokerOutputs {
             return;
         }
         for (const auto& one : producers) {
-            if (one->peer == peer && !one->killed) {
+            if (one->peer == peer && !one->killed && !mute) {
                 if (auto keys = one->origin.on_protocol(any, now)) {
                     one->keys = std::move(*keys);
                 }
@@ -159,10 +159,12 @@ class World final : public BrokerOutputs {
     }
     /// What was published since the last call: "jobs/a=1 seq1 pos1", "transition jobs
     /// stale:REASON", "report p live".
-    std::vector<std::string> seen() {
+    std::vector<std::string> seen(std::string_view topic = "") {
         std::vector<std::string> lines;
         for (const Message& message : feed) {
-            lines.push_back(describe(message));
+            if (topic.empty() || message.topic == topic) {
+                lines.push_back(describe(message));
+            }
         }
         feed.clear();
         return lines;
@@ -212,6 +214,7 @@ class World final : public BrokerOutputs {
     std::shared_ptr<const storage::Batch> in_flight;
     bool hold_commits = false;
     bool disk_refuses = false;
+    bool mute = false;  // What the broker says to producers is lost.
     int commits = 0;
 };
 
@@ -404,8 +407,113 @@ TEST_F(BrokerTest, ASilentProducerIsToldAfterThreeSeconds) {
     EXPECT_THAT(world.seen(), IsEmpty());
     world.advance(Seconds{20});
     EXPECT_THAT(world.seen(), testing::UnorderedElementsAre(
-                                  "transition jobs stale:PRODUCER_SILENT seq3 pos5",
-                                  "transition breaker stale:PRODUCER_SILENT seq2 pos4"));
+                                  "transition jobs stale:PRODUCER_SILENT seq3 pos4",
+                                  "transition breaker stale:PRODUCER_SILENT seq2 pos5"));
+}
+
+/// "breaker/x stale:PRODUCER_SILENT 2500": quality, reason and age in ms, as an edge judges them.
+std::vector<std::string> unpolled(World& world) {
+    std::vector<std::string> lines;
+    const protocol::Snapshot snapshot = world.snapshot();
+    for (const Message& value : snapshot.values) {
+        for (const PollState& poll : snapshot.polls) {
+            if (value.origin != poll.origin || value.poll != poll.report.poll ||
+                !is_state_poll(value.poll)) {
+                continue;
+            }
+            const auto& keys = poll.report.keys;
+            const bool named =
+                !keys || std::find(keys->begin(), keys->end(), value.key) != keys->end();
+            const std::string quality =
+                !named ? "left"
+                       : std::string(to_string(poll.age.quality)) +
+                             (poll.age.reason.empty() ? "" : ":" + poll.age.reason);
+            const auto as_of = named ? poll.age.as_of : value.age.as_of;
+            lines.push_back(value.topic + "/" + value.key + " " + quality + " " +
+                            std::to_string(elapsed(as_of->mono, world.now.mono).count()));
+        }
+    }
+    return lines;
+}
+
+TEST_F(BrokerTest, HeadsVouchForStateThatNoPollFeedsAndKeepItYoung) {
+    Producer& nas = world.producer("nas");
+    nas.value("x", "1", false, "breaker", "");
+    nas.value("y", "1", false, "breaker", "");
+    EXPECT_EQ("state:breaker", world.feed.back().poll);
+    world.advance(Seconds{60});
+    EXPECT_THAT(unpolled(world), ElementsAre("breaker/x live 0", "breaker/y live 0"));
+    EXPECT_THAT(world.seen("breaker"),
+                ElementsAre("breaker/x=1 seq1 pos1", "breaker/y=1 seq2 pos2"))
+        << "no transition, and nothing more to publish";
+    EXPECT_LT(world.commits, 5) << "being alive is not written to the disk each second";
+    nas.killed = true;
+    world.advance(Seconds{10});
+    EXPECT_THAT(world.seen("breaker"),
+                ElementsAre("transition breaker stale:PRODUCER_SILENT seq3 pos5"));
+    EXPECT_THAT(unpolled(world), ElementsAre("breaker/x stale:PRODUCER_SILENT 10000",
+                                             "breaker/y stale:PRODUCER_SILENT 10000"));
+}
+
+TEST_F(BrokerTest, ALaterInstanceVouchesOnlyForTheTopicsAndKeysThatItHasSent) {
+    Producer& first = world.producer("publish@nas", 1, "first");
+    first.value("x", "1", false, "weather", "");
+    first.value("x", "1", false, "door", "");
+    first.value("y", "1", false, "door", "");
+    world.advance(Seconds{1});
+    first.killed = true;
+    world.advance(Seconds{10});
+    world.seen();
+    Producer& second = world.producer("publish@nas", 2, "second");
+    second.value("y", "2", false, "door", "");
+    world.advance(Seconds{5});
+    for (const Message& message : world.feed) {
+        EXPECT_NE("weather", message.topic);
+    }
+    EXPECT_THAT(world.seen("door"),
+                ElementsAre("door/y=2 seq4 pos7", "transition door live seq5 pos8"));
+    const std::vector<std::string> expected{"weather/x left 16000", "door/x left 16000",
+                                            "door/y live 0"};
+    EXPECT_EQ(expected, unpolled(world));
+    world.start();
+    world.advance(Seconds{2});
+    const std::vector<std::string> after_restart{"weather/x left 18000", "door/x left 18000",
+                                                 "door/y live 0"};
+    EXPECT_EQ(after_restart, unpolled(world));
+    second.value("x", "3", false, "door", "");
+    EXPECT_THAT(unpolled(world), Contains("door/x live 0"));
+}
+
+TEST_F(BrokerTest, ATransitionNamesTheKeysThatTheLaterInstanceHasSent) {
+    Producer& first = world.producer("publish@nas", 1, "first");
+    first.value("x", "1", false, "door", "");
+    world.advance(Seconds{1});
+    world.feed.clear();
+    Producer& second = world.producer("publish@nas", 2, "second");
+    ASSERT_EQ(1U, world.feed.size()) << "at once: the one that vouched is gone";
+    EXPECT_EQ("transition door stale:PRODUCER_SILENT seq2 pos2", World::describe(world.feed[0]));
+    EXPECT_THAT(world.feed[0].keys, ElementsAre("x"));
+    second.value("y", "2", false, "door", "");
+    EXPECT_EQ("transition door live seq4 pos4", World::describe(world.feed.back()));
+    EXPECT_THAT(world.feed.back().keys, ElementsAre("y"));
+}
+
+TEST_F(BrokerTest, AHeadDoesNotVouchForAStreamThatIsNotWhole) {
+    Producer& nas = world.producer("nas");
+    nas.value("x", "1", false, "door", "");
+    nas.value("x", "1", false, "weather", "");
+    nas.cut = true;
+    nas.value("x", "2", false, "door", "");
+    nas.cut = false;
+    world.mute = true;  // The broker's questions do not arrive.
+    world.advance(Seconds{5});
+    EXPECT_THAT(unpolled(world),
+                ElementsAre("door/x stale:PRODUCER_SILENT 5000", "weather/x live 0"));
+    world.mute = false;
+    world.advance(Seconds{10});
+    EXPECT_THAT(unpolled(world),
+                testing::UnorderedElementsAre("door/x live 0", "weather/x live 0"));
+    EXPECT_THAT(world.values(), Contains("x=2"));
 }
 
 TEST_F(BrokerTest, HeadsNameEveryStreamAndPollEachSecond) {

@@ -28,7 +28,11 @@ class FreshnessTest : public testing::Test {
         report.interval = Seconds{5};
         return report;
     }
-    std::optional<Change> head() { return freshness_.on_head("nas", now_); }
+    void head() { freshness_.on_head("nas", now_); }
+    std::optional<Change> vouch(const std::string& topic) {
+        head();
+        return freshness_.vouch("nas", topic, AsOf{now_.wall, now_.mono}, now_);
+    }
     std::vector<Change> tick() { return freshness_.on_tick(now_); }
     void advance(Millis by) {
         now_.mono += by;
@@ -135,7 +139,7 @@ TEST_F(FreshnessTest, WhatSilenceMadeStaleOnlyAReportMakesLiveAgain) {
     good();
     advance(Seconds{4});
     tick();
-    EXPECT_FALSE(head());
+    head();
     EXPECT_EQ("PRODUCER_SILENT", age().reason);
     ASSERT_TRUE(good());
     EXPECT_EQ(Quality::kLive, age().quality);
@@ -181,17 +185,63 @@ TEST_F(FreshnessTest, AStartLeavesWhatNeverHadAValueAsItWas) {
     EXPECT_EQ(Quality::kInitial, age().quality);
 }
 
-TEST_F(FreshnessTest, StateWithoutAPollFollowsTheHeadsOfItsOrigin) {
-    freshness_.follow("nas", now_);
-    EXPECT_FALSE(head());
-    advance(Seconds{3});
+TEST_F(FreshnessTest, StateThatNoPollFeedsFollowsTheHeadsThatVouchForItsTopic) {
+    EXPECT_FALSE(vouch("a")) << "its first value says itself that it is live";
+    EXPECT_FALSE(vouch("b"));
+    advance(Millis{2'999});
+    EXPECT_TRUE(tick().empty());
+    EXPECT_FALSE(vouch("b"));
+    EXPECT_EQ(now_.mono + Millis{1}, freshness_.deadline());
+    advance(Millis{1});
     const auto changes = tick();
-    ASSERT_EQ(1U, changes.size());
-    EXPECT_EQ("", changes[0].poll);
+    ASSERT_EQ(1U, changes.size()) << "a head that is silent about a topic does not vouch for it";
+    EXPECT_EQ("state:a", changes[0].poll);
+    EXPECT_EQ("a", changes[0].topic);
     EXPECT_EQ(Quality::kStale, changes[0].age.quality);
-    const auto back = head();
+    EXPECT_EQ("PRODUCER_SILENT", changes[0].age.reason);
+    EXPECT_EQ("producer", changes[0].age.source);
+    const auto back = vouch("a");
     ASSERT_TRUE(back);
     EXPECT_EQ(Quality::kLive, back->age.quality);
+}
+
+TEST_F(FreshnessTest, StateThatNoPollFeedsIsAsOldAsTheNewestHeadThatVouchedForIt) {
+    vouch("a");
+    advance(Seconds{1});
+    vouch("a");
+    const Now newest = now_;
+    const std::uint64_t seq = freshness_.find("nas", "state:a")->report_seq;
+    EXPECT_EQ(newest.mono, freshness_.find("nas", "state:a")->age.as_of->mono);
+    advance(Seconds{1});
+    freshness_.vouch("nas", "a", AsOf{newest.wall, newest.mono - Seconds{5}}, now_);
+    EXPECT_EQ(newest.mono, freshness_.find("nas", "state:a")->age.as_of->mono) << "never older";
+    freshness_.vouch("nas", "a", std::nullopt, now_);
+    EXPECT_EQ(newest.mono, freshness_.find("nas", "state:a")->age.as_of->mono);
+    EXPECT_EQ(seq + 2, freshness_.find("nas", "state:a")->report_seq);
+    advance(Seconds{3});
+    tick();
+    EXPECT_EQ(newest.mono, freshness_.find("nas", "state:a")->age.as_of->mono);
+}
+
+TEST_F(FreshnessTest, ANewOwnerHasVouchedForNothingYet) {
+    declare();
+    good();
+    vouch("a");
+    const auto changes = freshness_.on_new_owner("nas");
+    ASSERT_EQ(1U, changes.size()) << "polls are judged by their reports";
+    EXPECT_EQ("state:a", changes[0].poll);
+    EXPECT_EQ("PRODUCER_SILENT", changes[0].age.reason);
+}
+
+TEST_F(FreshnessTest, NoReportSpeaksForStateThatNoPollFeeds) {
+    vouch("a");
+    advance(Seconds{3});
+    tick();
+    Report report = made();
+    report.poll = "state:a";
+    report.ok = true;
+    EXPECT_FALSE(freshness_.on_report("nas", report, 1, now_));
+    EXPECT_EQ(Quality::kStale, freshness_.find("nas", "state:a")->age.quality);
 }
 
 TEST_F(FreshnessTest, OriginsAreJudgedApart) {
