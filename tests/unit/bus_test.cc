@@ -12,6 +12,7 @@
 #include <string>
 #include <thread>
 #include <vector>
+#include <zmq.hpp>
 
 namespace sigmacast::bus {
 namespace {
@@ -89,6 +90,38 @@ TEST_F(BusTest, ADealerAsksARouterAndGetsTheAnswer) {
     EXPECT_TRUE(router->send(0, {asked[0].frames[0], "welcome"}));
     run_until([&] { return answered.size() == 1; });
     EXPECT_EQ(answered[0].frames, Frames{"welcome"});
+}
+
+TEST_F(BusTest, AMessageSaysWhenItWasSentHoweverLongItWaited) {
+    std::vector<Incoming> asked;
+    const auto router =
+        node({.type = SocketType::kRouter, .endpoint = endpoint("r"), .bind = true}, &asked);
+    const auto dealer = started({.type = SocketType::kDealer, .endpoint = endpoint("r")});
+    const Mono before = BootClock::now();
+    EXPECT_TRUE(dealer->send(0, {"hello"}));
+    const Mono after = BootClock::now();
+    const Result<> late = router->start();  // As if it had been frozen.
+    ASSERT_TRUE(late) << late.error().message;
+    run_until([&] { return asked.size() == 1; });
+    ASSERT_EQ(2u, asked[0].frames.size()) << "the stamp is taken off";
+    EXPECT_GE(asked[0].sent, before);
+    EXPECT_LE(asked[0].sent, after);
+}
+
+TEST_F(BusTest, AMessageWithoutAStampCountsAsJustSent) {
+    std::vector<Incoming> asked;
+    const auto router =
+        started({.type = SocketType::kRouter, .endpoint = endpoint("r"), .bind = true}, &asked);
+    zmq::context_t context;
+    zmq::socket_t foreign(context, zmq::socket_type::dealer);
+    foreign.set(zmq::sockopt::linger, 0);
+    foreign.connect(endpoint("r"));
+    const Mono before = BootClock::now();
+    foreign.send(zmq::str_buffer("hello"));
+    run_until([&] { return asked.size() == 1; });
+    EXPECT_EQ("hello", asked[0].frames.at(1));
+    EXPECT_GE(asked[0].sent, before);
+    EXPECT_LE(asked[0].sent, BootClock::now());
 }
 
 TEST_F(BusTest, ASubscriberGetsItsPrefixesAlone) {
