@@ -32,13 +32,13 @@ using ErrorCode = boost::system::error_code;
 
 namespace {
 
-constexpr std::uint32_t kHeaderBytesMax = 8u << 10;  // Beyond it 431.
-constexpr Millis kBodyTimeMax{30'000};               // From the end of the header.
-constexpr Millis kAnswerTimeMax{30'000};             // For a handler to respond; then 503.
-constexpr Millis kWriteTimeMax{30'000};              // For the client to take the answer.
-constexpr Millis kLingerTimeMax{1'000};              // For the client to close after us.
-constexpr std::size_t kLingerBytesMax = 1u << 20;    // What is read and thrown away meanwhile.
-constexpr Millis kAcceptPause{100};                  // After accept() failed.
+constexpr std::uint32_t kHeaderBytesMax = 8u << 10;   // Beyond it 431.
+constexpr Millis kAnswerTimeMax{30'000};              // For a handler to respond; then 503.
+constexpr std::size_t kSmallAnswerBytes = 64u << 10;  // May use what large answers may not.
+constexpr std::string_view kRetryAfterSeconds = "5";  // When answers that nobody reads have gone.
+constexpr Millis kLingerTimeMax{1'000};               // For the client to close after us.
+constexpr std::size_t kLingerBytesMax = 1u << 20;     // What is read and thrown away meanwhile.
+constexpr Millis kAcceptPause{100};                   // After accept() failed.
 constexpr std::size_t kWaitingMax = 1'024;  // Requests that wait for a connection; then kFull.
 constexpr int kListenBacklog = 1'024;
 
@@ -96,6 +96,30 @@ Mono in(Millis wait) {
     return BootClock::now() + wait;
 }
 
+/// "[::1]:80" -> "[::1]", "Nas.example.:8443" -> "nas.example".
+std::string host_name(std::string_view authority) {
+    const std::size_t colon = authority.rfind(':');
+    const std::size_t bracket = authority.rfind(']');
+    if (colon != std::string_view::npos && (bracket == std::string_view::npos || bracket < colon)) {
+        authority.remove_suffix(authority.size() - colon);
+    }
+    if (authority.ends_with('.')) {
+        authority.remove_suffix(1);
+    }
+    return lower(authority);
+}
+
+/// Whether a request for this Host is meant for a server on loopback. None at all is fine: every
+/// browser names one.
+bool host_accepted(std::string_view host, const std::vector<std::string>& origins) {
+    return host.empty() || is_loopback_name(host) ||
+           std::any_of(origins.begin(), origins.end(), [&](std::string_view origin) {
+               const std::size_t scheme = origin.find("://");
+               return origin == "*" || (scheme != std::string_view::npos &&
+                                        host_name(origin.substr(scheme + 3)) == host_name(host));
+           });
+}
+
 bool is_error_of_http(const ErrorCode& error) {
     static const ErrorCode kOfHttp = bhttp::make_error_code(bhttp::error::end_of_stream);
     return error.category() == kOfHttp.category();
@@ -110,6 +134,14 @@ std::string_view Request::header(std::string_view name) const {
         }
     }
     return {};
+}
+
+bool is_loopback_name(std::string_view host) {
+    const std::string name = host_name(host);
+    ErrorCode not_literal;
+    const auto address = asio::ip::make_address_v4(name, not_literal);
+    return name == "localhost" || name.ends_with(".localhost") || name == "[::1]" ||
+           (!not_literal && address.is_loopback());
 }
 
 // ----------------------------------------------------------------------------------------------------------
@@ -133,6 +165,8 @@ struct Shared {
     Server::Handler handler;
     Server::UpgradeHandler upgrade;
     std::unordered_set<std::shared_ptr<Connection>> connections;
+    std::size_t pending_bytes = 0;  // Of bodies that are being written.
+    bool on_loopback = true;
     bool stopping = false;
 };
 
@@ -155,6 +189,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
     void close() {
         state_ = State::kClosed;
+        release_body();
         timer_.set(std::nullopt);
         ErrorCode ignored;
         socket_.close(ignored);
@@ -212,7 +247,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     void write_continue() {
         static constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
         state_ = State::kBody;
-        timer_.set(in(kBodyTimeMax));
+        timer_.set(in(shared_->options.idle_max));
         asio::async_write(socket_, asio::buffer(kContinue),
                           [self = shared_from_this()](const ErrorCode& error, std::size_t) {
                               if (error) {
@@ -227,7 +262,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
             return;
         }
         state_ = State::kBody;
-        timer_.set(in(kBodyTimeMax));
+        timer_.set(in(shared_->options.idle_max));
         bhttp::async_read(socket_, buffer_, *parser_,
                           [self = shared_from_this()](const ErrorCode& error, std::size_t) {
                               self->on_body(error);
@@ -249,6 +284,12 @@ class Connection : public std::enable_shared_from_this<Connection> {
         Request request;
         if (!describe(message, request)) {
             return refuse(400, "the request target is not a path");
+        }
+        if (shared_->on_loopback &&
+            !host_accepted(request.header("host"), shared_->options.origins)) {
+            return refuse(421,
+                          "Host is neither a loopback name nor among the configured origins "
+                          "(of an edge: edge.cors_origins)");
         }
         if (wants_websocket(message) && shared_->upgrade) {
             if (offer(std::move(message), request)) {
@@ -331,14 +372,30 @@ class Connection : public std::enable_shared_from_this<Connection> {
         }
         ++turn_;
         state_ = State::kWriting;
-        timer_.set(in(kWriteTimeMax));
+        timer_.set(in(shared_->options.write_max));
         keep_alive_ = keep_alive_ && !then_close && !shared_->stopping;
+        if (!admit(response.body.size())) {
+            response = {.status = 503,
+                        .body = R"({"code":503,"error":"too many answers wait to be read"})",
+                        .headers = {{"Retry-After", std::string(kRetryAfterSeconds)}}};
+        }
+        body_bytes_ = head_ ? 0 : response.body.size();
+        shared_->pending_bytes += body_bytes_;
         fill(std::move(response));
         bhttp::async_write(socket_, *message_,
                            [self = shared_from_this()](const ErrorCode& error, std::size_t) {
                                self->on_written(error);
                            });
     }
+
+    /// One that is alone is always let through: a body over the bound could never be asked for.
+    [[nodiscard]] bool admit(std::size_t bytes) const {
+        const std::size_t most = shared_->options.pending_bytes_max;
+        const std::size_t limit = bytes <= kSmallAnswerBytes ? most : most - most / 8;
+        return head_ || shared_->pending_bytes == 0 || shared_->pending_bytes + bytes <= limit;
+    }
+
+    void release_body() { shared_->pending_bytes -= std::exchange(body_bytes_, 0); }
 
     void fill(Response response) {
         message_.emplace();
@@ -369,6 +426,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
             return;
         }
         message_.reset();
+        release_body();
         if (error) {
             return close();
         }
@@ -445,6 +503,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     State state_ = State::kIdle;
     std::uint64_t turn_ =
         0;  // Of the request being answered; a late or second response has an old one.
+    std::size_t body_bytes_ = 0;  // Counted in Shared::pending_bytes.
     unsigned version_ = 11;
     bool keep_alive_ = true;
     bool head_ = false;
@@ -506,6 +565,7 @@ Result<> Server::Impl::start() {
     if (!endpoint) {
         return endpoint.error();
     }
+    shared->on_loopback = endpoint->address().is_loopback();
     ErrorCode error;
     acceptor.open(endpoint->protocol(), error);
     if (!error) {

@@ -1,6 +1,10 @@
 // HTTP/1.1 on the loop: a small server (admin endpoints, our engine, an edge's REST) and a
 // keep-alive client. Beast stays in the .cc. Limits: header 8 KiB, body as given, one time limit
-// for each read and each answer. Runs on: the loop.
+// for each read and each answer, and one bound for all answers that wait for their clients.
+//
+// A server on loopback answers to loopback names alone (and to those of `origins`): a page whose
+// name was pointed at 127.0.0.1 (DNS rebinding) is of the same origin, but says its name in Host.
+// Runs on: the loop.
 #pragma once
 
 #include <cstdint>
@@ -45,8 +49,18 @@ struct ServerOptions {
     std::string server_name = "sigmacast";
     std::size_t body_bytes_max = 1u << 20;
     std::size_t connections_max = 20'000;  // Beyond it a connection is closed at once.
-    Millis idle_max{30'000};               // Without a request.
+    Millis idle_max{30'000};   // For the whole of a header to come, and of a body after it.
+    Millis write_max{30'000};  // For the client to take the whole of an answer; then it is closed.
+    /// Of answers on their way, over all connections; beyond it 503. The last eighth is kept for
+    /// small ones (64 KiB), so that health and metrics answer while large ones are not read.
+    std::size_t pending_bytes_max = 128u << 20;
+    /// On loopback, whose hosts (without port) are accepted as Host besides loopback names: those
+    /// that a proxy passes on, as https://nas.example. "*": any.
+    std::vector<std::string> origins = {};
 };
+
+/// Whether Host (with or without a port) is localhost, *.localhost, 127.0.0.0/8 or [::1].
+bool is_loopback_name(std::string_view host);
 
 class Server {
  public:

@@ -56,6 +56,21 @@ class Wire {
     void say(const std::string& bytes) const {
         (void)::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
     }
+    /// Says `byte` again and again, until the other side ends the connection or ten seconds are
+    /// over; true: it was ended.
+    [[nodiscard]] bool trickle(const std::string& byte) const {
+        const timeval pause{.tv_sec = 0, .tv_usec = 5'000};
+        ::setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &pause, sizeof pause);
+        for (const Mono end = in(10'000); BootClock::now() < end;) {
+            char heard = 0;
+            say(byte);
+            const auto size = ::recv(fd_, &heard, 1, 0);
+            if (size == 0 || (size < 0 && errno != EAGAIN && errno != EWOULDBLOCK)) {
+                return true;
+            }
+        }
+        return false;
+    }
     std::string hear_until(const std::string& mark) {
         while (heard_.find(mark) == std::string::npos && hear_some()) {
         }
@@ -199,6 +214,29 @@ class HttpTest : public testing::Test {
             options);
     }
 
+    /// More than the kernel holds for a client that does not read.
+    static constexpr std::size_t kLarge = 16u << 20;
+    void serve_large(ServerOptions options) {
+        serve(
+            [](const Request& request, Server::Respond respond) {
+                respond({.body = std::string(request.path == "/large" ? kLarge : 100, 'x')});
+            },
+            std::move(options));
+    }
+    std::string ask_large(const std::string& path) {
+        Wire wire(server_->port());
+        wire.say("GET " + path + " HTTP/1.1\r\nConnection: close\r\n\r\n");
+        return wire.hear_to_the_end();
+    }
+    bool becomes_200(const std::string& path) {
+        for (const Mono end = in(10'000); BootClock::now() < end;) {
+            if (ask_large(path).find(" 200 ") != std::string::npos) {
+                return true;
+            }
+        }
+        return false;
+    }
+
     /// Runs a blocking client beside the loop, which stops when the client is done.
     void beside(const std::function<void()>& client) {
         wire_ = std::thread([this, client] {
@@ -263,7 +301,7 @@ class HttpTest : public testing::Test {
 TEST_F(HttpTest, AnswersAndTellsTheHandlerWhatWasAsked) {
     serve_echo();
     const std::string answer =
-        raw("POST /a%20b?x=1&y HTTP/1.1\r\nHost: h\r\nX-Thing: One\r\nContent-Length: 4\r\n"
+        raw("POST /a%20b?x=1&y HTTP/1.1\r\nHost: localhost\r\nX-Thing: One\r\nContent-Length: 4\r\n"
             "Connection: close\r\n\r\nbody");
     EXPECT_THAT(answer, StartsWith("HTTP/1.1 200 OK\r\n"));
     EXPECT_THAT(answer, HasSubstr("\r\nServer: sigmacast\r\n"));
@@ -288,8 +326,8 @@ TEST_F(HttpTest, AnswersPipelinedRequestsInTheirOrderEvenWhenTheHandlerAnswersLa
         }
     });
     const std::string answer =
-        raw("GET /1 HTTP/1.1\r\nHost: h\r\n\r\n"
-            "GET /2 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+        raw("GET /1 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            "GET /2 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     EXPECT_LT(answer.find("first"), answer.find("second"));
     EXPECT_NE(answer.find("second"), std::string::npos);
 }
@@ -297,7 +335,7 @@ TEST_F(HttpTest, AnswersPipelinedRequestsInTheirOrderEvenWhenTheHandlerAnswersLa
 TEST_F(HttpTest, AHeadHasTheHeaderOfTheGetAndNoBody) {
     serve_echo();
     const std::string answer =
-        raw("HEAD /x HTTP/1.1\r\nHost: h\r\n\r\nGET /y HTTP/1.1\r\nHost: h\r\n"
+        raw("HEAD /x HTTP/1.1\r\nHost: localhost\r\n\r\nGET /y HTTP/1.1\r\nHost: localhost\r\n"
             "Connection: close\r\n\r\n");
     EXPECT_THAT(answer, HasSubstr("Content-Length: 9\r\n"));
     EXPECT_THAT(answer, Not(HasSubstr("HEAD /x")));
@@ -321,8 +359,9 @@ TEST_F(HttpTest, ABodyOverTheLimitIs413AndTheClientCanReadIt) {
     serve_echo({.body_bytes_max = 1'000});
     for (const std::string framing :
          {"Content-Length: 500000\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n7a120\r\n"}) {
-        EXPECT_THAT(raw("POST / HTTP/1.1\r\nHost: h\r\n" + framing + std::string(500'000, 'b')),
-                    StartsWith("HTTP/1.1 413 "));
+        EXPECT_THAT(
+            raw("POST / HTTP/1.1\r\nHost: localhost\r\n" + framing + std::string(500'000, 'b')),
+            StartsWith("HTTP/1.1 413 "));
     }
     EXPECT_THAT(seen_, IsEmpty());
 }
@@ -343,7 +382,9 @@ TEST_F(HttpTest, SaysContinueToAClientThatWaitsForIt) {
     serve_echo();
     beside([&] {
         Wire wire(server_->port());
-        wire.say("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
+        wire.say(
+            "POST / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: "
+            "2\r\n\r\n");
         EXPECT_EQ(wire.hear_until("\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
         wire.say("ab");
         EXPECT_THAT(wire.hear_until("ab"), HasSubstr("200 OK"));
@@ -354,6 +395,110 @@ TEST_F(HttpTest, AnIdleConnectionIsClosed) {
     serve_echo({.idle_max = Millis(30)});
     EXPECT_EQ(raw(""), "");
     EXPECT_EQ(raw("GET / HT"), "") << "half a request is no request";
+}
+
+TEST_F(HttpTest, ARequestThatComesByteByByteIsClosedAtTheTimeLimitOfTheWhole) {
+    serve_echo({.idle_max = Millis(50)});
+    beside([&] {
+        const Wire header(server_->port());
+        header.say("GET / HTTP/1.1\r\nHost: localhost\r\nX: ");
+        EXPECT_TRUE(header.trickle("x"));
+        const Wire body(server_->port());
+        body.say("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n");
+        EXPECT_TRUE(body.trickle("x"));
+    });
+    EXPECT_THAT(seen_, IsEmpty());
+}
+
+TEST_F(HttpTest, AnswersThatNobodyReadsAreBoundedInSumAndSmallOnesStillGoOut) {
+    serve_large({.pending_bytes_max = 4 * kLarge});
+    beside([&] {
+        std::deque<Wire> silent;
+        std::vector<std::string> heads;
+        for (int i = 0; i < 6; ++i) {
+            silent.emplace_back(server_->port()).say("GET /large HTTP/1.1\r\n\r\n");
+            heads.push_back(silent.back().hear_until("\r\n\r\n"));
+        }
+        for (std::size_t i = 0; i < 3; ++i) {
+            EXPECT_THAT(heads[i], HasSubstr(" 200 ")) << i;
+        }
+        for (std::size_t i = 3; i < 6; ++i) {
+            EXPECT_THAT(heads[i], AllOf(HasSubstr(" 503 "), HasSubstr("Retry-After: "))) << i;
+        }
+        EXPECT_THAT(ask_large("/small"), HasSubstr(" 200 "));
+        silent.clear();  // What was held for those who went away is free again.
+        EXPECT_TRUE(becomes_200("/large"));
+    });
+}
+
+TEST_F(HttpTest, AClientThatDoesNotTakeItsAnswerInTimeIsClosed) {
+    serve_large({.write_max = Millis(50), .pending_bytes_max = kLarge});
+    beside([&] {
+        Wire silent(server_->port());
+        silent.say("GET /large HTTP/1.1\r\n\r\n");
+        silent.hear_until("\r\n\r\n");
+        EXPECT_TRUE(becomes_200("/large"));
+        EXPECT_LT(silent.hear_to_the_end().size(), kLarge);
+    });
+}
+
+TEST_F(HttpTest, AnAnswerOverTheBoundGoesOutWhereItIsAlone) {
+    serve_large({.pending_bytes_max = 1'000});
+    beside([&] { EXPECT_THAT(ask_large("/large"), HasSubstr(" 200 ")); });
+}
+
+TEST(HttpHost, OnlyNamesThatCannotBePointedElsewhereAreLoopbackNames) {
+    for (const char* name :
+         {"localhost", "LocalHost:12080", "localhost.", "page.localhost:1", "127.0.0.1",
+          "127.0.0.1:12080", "127.8.9.10", "[::1]", "[::1]:12080"}) {
+        EXPECT_TRUE(is_loopback_name(name)) << name;
+    }
+    for (const char* name : {"", "evil.example", "evil.example:12080", "127.0.0.1.evil.example",
+                             "127.evil", "localhost.evil.example", "notlocalhost", "128.0.0.1",
+                             "0.0.0.0", "192.168.1.2", "[::2]", "[fe80::1]:80"}) {
+        EXPECT_FALSE(is_loopback_name(name)) << name;
+    }
+}
+
+TEST_F(HttpTest, AServerOnLoopbackRefusesTheNameOfAPageThatWasPointedAtIt) {
+    int offered = 0;
+    serve([](const Request&, Server::Respond respond) { respond({.body = "ours"}); }, {},
+          [&](Upgrade&) {
+              ++offered;
+              return false;
+          });
+    const std::string port = std::to_string(server_->port());
+    for (const std::string& host : {"evil.example:" + port, std::string("evil.example")}) {
+        const std::string answer =
+            raw("GET / HTTP/1.1\r\nHost: " + host +
+                "\r\nUpgrade: websocket\r\nConnection: close, upgrade\r\n\r\n");
+        EXPECT_THAT(answer, AllOf(StartsWith("HTTP/1.1 421 "), HasSubstr("edge.cors_origins"),
+                                  Not(HasSubstr("ours"))))
+            << host;
+    }
+    EXPECT_EQ(offered, 0);
+    EXPECT_THAT(raw("GET / HTTP/1.1\r\nHost: localhost:" + port + "\r\nConnection: close\r\n\r\n"),
+                HasSubstr("ours"));
+}
+
+TEST_F(HttpTest, AServerOnLoopbackBehindAProxyAnswersToTheHostsOfItsOrigins) {
+    serve_echo({.origins = {"https://nas.example:8443"}});
+    const auto status = [&](const std::string& host) {
+        return raw("GET / HTTP/1.1\r\nHost: " + host + "\r\nConnection: close\r\n\r\n")
+            .substr(9, 3);
+    };
+    EXPECT_EQ(status("nas.example"), "200");
+    EXPECT_EQ(status("NAS.example:8443"), "200");
+    EXPECT_EQ(status("nas.example.evil.example"), "421");
+    EXPECT_EQ(status("evil.example"), "421");
+    serve_echo({.origins = {"*"}});
+    EXPECT_EQ(status("any.example"), "200");
+}
+
+TEST_F(HttpTest, AServerThatListensElsewhereTakesAnyHost) {
+    serve_echo({.host = "0.0.0.0"});
+    EXPECT_THAT(raw("GET / HTTP/1.1\r\nHost: nas.lan\r\nConnection: close\r\n\r\n"),
+                HasSubstr(" 200 "));
 }
 
 TEST_F(HttpTest, AHandlerThatThrowsIs500AndOneThatAnswersTwiceAnswersOnce) {
