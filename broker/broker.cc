@@ -94,9 +94,16 @@ void Broker::restore_missing_polls() {
     for (const PollState& poll : restored_polls_) {
         known.insert({poll.origin, poll.report.poll});
     }
+    std::set<Name> missing;
     for (const auto& [name, values] : state_) {
         for (const auto& [key, value] : values) {
-            if (!known.insert({name.first, value.poll}).second) {
+            if (known.contains({name.first, value.poll})) {
+                continue;
+            }
+            if (is_state_poll(value.poll)) {
+                left_[name].insert(key);  // Which instance has sent it is not known any more.
+            }
+            if (!missing.insert({name.first, value.poll}).second) {
                 continue;
             }
             PollState& state = restored_polls_.emplace_back();

@@ -138,7 +138,7 @@ void Producer::on_reply(std::uint64_t id, const Result<http::Response>& reply, N
 
 void Producer::on_protocol(const protocol::Any& message, Now now) {
     if (const auto keys = origin_.on_protocol(message, now)) {
-        take_over(*keys);
+        take_over(*keys, now);
     }
 }
 
@@ -174,12 +174,14 @@ void Producer::poll_due(std::size_t index, Now now) {
     if (poll.in_flight) {
         return;
     }
-    if (poll.retry_unsupported && now.mono < *poll.retry_unsupported) {
-        publish_unsupported(poll, now);
-    } else if (!transport_.may_call(now.mono)) {
-        publish_not_made(poll, transport_, now);
-    } else if (!poll.breaker.may_call(now.mono)) {
-        publish_not_made(poll, poll.breaker, now);
+    const Breaker* shut = !transport_.may_call(now.mono)     ? &transport_
+                          : !poll.breaker.may_call(now.mono) ? &poll.breaker
+                                                             : nullptr;
+    const bool waits = poll.retry_unsupported && now.mono < *poll.retry_unsupported;
+    if (waits || (shut != nullptr && poll.status.unsupported)) {
+        publish_unsupported(poll, now);  // Nobody has heard anything else since.
+    } else if (shut != nullptr) {
+        publish_not_made(poll, *shut, now);
     } else {
         make_call(index, now);
     }

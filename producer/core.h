@@ -40,6 +40,7 @@ inline constexpr int kFollowUpTries = 3;
 inline constexpr std::size_t kKeysMax =
     100'000;  // Live keys of a poll; the oldest lists' are forgotten beyond it.
 inline constexpr std::string_view kTransportBreaker = "engine";
+inline constexpr std::string_view kBreakerTopic = "breaker.status";
 
 /// A request to the engine; its reply comes back through on_reply() with the same id, or not at all
 /// after `deadline`.
@@ -171,8 +172,8 @@ class Producer final : private Origin::Io {
     void publish_unsupported(Poll& poll, Now now);
     void publish_not_made(Poll& poll, const Breaker& breaker, Now now);
     void publish_report(Poll& poll, std::optional<Wall> retry_at, Now now);
-    void publish_final(std::size_t index, const std::string& key, const boost::json::object& data,
-                       const AsOf& as_of, Now now);
+    void publish_final(const std::string& topic, const std::string& poll, const std::string& key,
+                       const boost::json::object& data, const AsOf& as_of, Now now);
     void publish_event(const std::string& topic, const boost::json::object& data, Now now);
     void publish_rpc_error(Poll& poll, Now now);
     void publish_breaker(const Breaker& breaker, Now now);
@@ -184,7 +185,8 @@ class Producer final : private Origin::Io {
     void note_keys(std::size_t index, const Mapped& mapped, Now now);
     void key_missing(std::size_t index, const std::string& key, Now now);
     boost::json::object take_last_known(const std::string& topic, const std::string& key);
-    void take_over(const std::vector<protocol::LiveKey>& keys);
+    void take_over(const std::vector<protocol::LiveKey>& keys, Now now);
+    void end_breaker(const protocol::LiveKey& key, Now now);
     void follow_up(Now now);
     void finish_follow_up(const Pending& pending, const Outcome& outcome, Now now);
     void tell_end(const EndingId& id, const boost::json::object* answer, Now now);

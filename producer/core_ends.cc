@@ -84,9 +84,12 @@ json::object Producer::take_last_known(const std::string& topic, const std::stri
 }
 
 /// Keys that the broker holds, from before this start: those that the next complete list lacks have
-/// ended.
-void Producer::take_over(const std::vector<protocol::LiveKey>& keys) {
+/// ended, and the breakers of polls that are configured no more.
+void Producer::take_over(const std::vector<protocol::LiveKey>& keys, Now now) {
     for (const protocol::LiveKey& key : keys) {
+        if (key.topic == kBreakerTopic && key.poll.empty()) {
+            end_breaker(key, now);
+        }
         for (std::size_t index = 0; index < polls_.size(); ++index) {
             Poll& poll = polls_[index];
             const std::pair<std::string, std::string> name{key.topic, key.key};
@@ -99,6 +102,16 @@ void Producer::take_over(const std::vector<protocol::LiveKey>& keys) {
                 inherited_[name] = key.data;
             }
         }
+    }
+}
+
+void Producer::end_breaker(const protocol::LiveKey& key, Now now) {
+    const auto all = breakers();
+    const bool ours = std::any_of(
+        all.begin(), all.end(), [&](const Breaker* breaker) { return breaker->name() == key.key; });
+    if (!ours && !told_.contains({key.topic, key.key})) {
+        publish_final(key.topic, "", key.key, from_msgpack(key.data), AsOf{now.wall, now.mono},
+                      now);
     }
 }
 
@@ -179,7 +192,8 @@ void Producer::tell_end(const EndingId& id, const json::object* answer, Now now)
     endings_.erase(it);
     data["job_id"] = id.second;
     const AsOf asked{now.wall, now.mono};
-    publish_final(id.first, id.second, data,
+    const PollSettings& settings = polls_[id.first].settings;
+    publish_final(settings.topic, settings.name, id.second, data,
                   answer != nullptr ? asked : polls_[id.first].status.as_of.value_or(asked), now);
 }
 

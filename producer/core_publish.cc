@@ -11,7 +11,6 @@ namespace {
 
 namespace json = boost::json;
 
-constexpr std::string_view kBreakerTopic = "breaker.status";
 constexpr std::string_view kEngine = "engine";  // The hop that failed, as reports name it.
 
 json::value time_or_null(const std::optional<Now>& time) {
@@ -98,8 +97,8 @@ void Producer::publish_unsupported(Poll& poll, Now now) {
     poll.status.code = "METHOD_NOT_FOUND";
     poll.status.message = "the engine has no method " + poll.settings.method;
     poll.status.failures = 0;
-    std::optional<Wall> retry_at;
-    if (poll.retry_unsupported) {
+    std::optional<Wall> retry_at = next_try(poll, now);
+    if (poll.retry_unsupported && now.mono < *poll.retry_unsupported) {
         retry_at = now.wall + elapsed(now.mono, *poll.retry_unsupported);
     }
     publish_report(poll, retry_at, now);
@@ -154,14 +153,14 @@ void Producer::publish_report(Poll& poll, std::optional<Wall> retry_at, Now now)
     (void)origin_.push(std::move(message), now);
 }
 
-void Producer::publish_final(std::size_t index, const std::string& key, const json::object& data,
-                             const AsOf& as_of, Now now) {
-    const PollSettings& settings = polls_[index].settings;
-    Message message = value_message(settings.topic, key, settings.name, pack(data), as_of);
+void Producer::publish_final(const std::string& topic, const std::string& poll,
+                             const std::string& key, const json::object& data, const AsOf& as_of,
+                             Now now) {
+    Message message = value_message(topic, key, poll, pack(data), as_of);
     message.final = true;
-    differ_.forget(settings.topic, key);
+    differ_.forget(topic, key);
     if (const auto seq = origin_.push(std::move(message), now)) {
-        told_[{settings.topic, key}] = *seq;
+        told_[{topic, key}] = *seq;
     }
     std::erase_if(told_, [&](const auto& entry) {
         return entry.second <= origin_.durable(entry.first.first);

@@ -553,6 +553,39 @@ TEST_F(BrokerTest, ARestartKeepsStateAndAsOfAndCallsEverythingStaleUntilAGoodRep
     EXPECT_THAT(world.seen(), ElementsAre("transition jobs live seq4 pos4", "report p live"));
 }
 
+TEST_F(BrokerTest, ValuesWhosePollsRowIsDamagedAreStaleAfterARestartUntilAGoodReport) {
+    Producer& nas = world.producer("nas");
+    nas.value("a", "1");
+    const Mono as_of = world.now.mono;
+    world.advance(Seconds{1});
+    nas.good_report({"a"});
+    nas.killed = true;
+    world.seen();
+    world.store->database().execute("UPDATE polls SET header = x'80' WHERE poll = 'p'").value();
+    world.start();
+    EXPECT_THAT(world.seen(), ElementsAre("transition jobs stale:BROKER_RESTARTED seq3 pos3"));
+    const protocol::Snapshot snapshot = world.snapshot();
+    ASSERT_EQ(1U, snapshot.polls.size());
+    EXPECT_EQ("p", snapshot.polls[0].report.poll);
+    EXPECT_EQ("jobs", snapshot.polls[0].report.topic);
+    EXPECT_EQ(Quality::kStale, snapshot.polls[0].age.quality);
+    EXPECT_EQ(as_of, snapshot.polls[0].age.as_of->mono) << "as old as its last change";
+    nas.killed = false;
+    nas.good_report({"a"});
+    EXPECT_THAT(world.seen(), ElementsAre("transition jobs live seq4 pos4", "report p live"));
+}
+
+TEST_F(BrokerTest, StateWhoseRowIsDamagedIsNotVouchedForUntilItIsSentAgain) {
+    Producer& nas = world.producer("nas");
+    nas.value("x", "1", false, "door", "");
+    nas.value("y", "1", false, "door", "");
+    world.store->database().execute("DELETE FROM polls WHERE poll = 'state:door'").value();
+    world.start();
+    nas.value("y", "2", false, "door", "");
+    world.advance(Seconds{2});
+    EXPECT_THAT(unpolled(world), ElementsAre("door/x left 2000", "door/y live 0"));
+}
+
 TEST_F(BrokerTest, AProducerGoesOnAfterTheBrokersRestartWithoutLossOrRepetition) {
     Producer& nas = world.producer("nas");
     nas.event("1");

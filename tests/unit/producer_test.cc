@@ -514,6 +514,43 @@ TEST(Values, AMethodThatIsNotSupportedIsNoFailureAndIsTriedAgainAfterFiveMinutes
     EXPECT_TRUE(world.last_report(kSystem).ok);
 }
 
+TEST(Values, AMethodThatIsNotSupportedStaysSoWhileTheEngineIsAway) {
+    ProducerSettings settings = settings_with({system_poll(), agents_poll()});
+    settings.unsupported_retry = 60s;
+    World world(settings);
+    world.engine(kSystem, rpc_error(-32601, "Method not found"));
+    world.engine(kAgents, refuses());
+    world.start();
+    world.run_until(59s);
+    ASSERT_EQ(BreakerState::kOpen, world.breaker("engine").state());
+    ASSERT_TRUE(world.last_report(kSystem).unsupported);
+    world.everything(refuses());
+    const std::size_t made = world.asked(kSystem).size();
+    for (int step = 0; step < 60 && world.asked(kSystem).size() == made; ++step) {
+        EXPECT_TRUE(world.last_report(kSystem).unsupported) << step;
+        EXPECT_EQ("METHOD_NOT_FOUND", world.last_report(kSystem).code) << step;
+        EXPECT_GT(world.last_report(kSystem).retry_at, world.now().wall - 6s) << step;
+        world.run_for(1s);
+    }
+    EXPECT_GT(world.reports(kSystem).size(), 12u) << "silence would mean trouble";
+}
+
+TEST(Values, AFailedReportStillNamesTheValuesThatItMustNotOvertake) {
+    World world(settings_with({system_poll()}));
+    world.everything(ticking());
+    world.start();
+    world.run_until(6s);
+    const std::uint64_t newest = world.published(kSystem).back().seq;
+    ASSERT_GT(newest, 1u);
+    world.everything(refuses());
+    world.run_until(12s);
+    const Report report = world.last_report(kSystem);
+    ASSERT_FALSE(report.ok);
+    ASSERT_EQ(1u, report.after.size()) << "it repeats the as_of of an answer";
+    EXPECT_EQ(kSystem, report.after[0].topic);
+    EXPECT_EQ(newest, report.after[0].seq);
+}
+
 TEST(Values, RpcErrorIsPublishedAtTheFirstFailureAndThenEachThirtySeconds) {
     ProducerSettings settings = settings_with({system_poll()});
     settings.poll_breaker.failures = 1000;
@@ -819,6 +856,31 @@ TEST_F(JobEnds, KeysThatTheBrokerHoldsEndWithTheFirstCompleteListThatLacksThem) 
     EXPECT_EQ("old", fresh.finals()[0].key);
     EXPECT_EQ("/old", World::data(fresh.finals()[0]).at("input_path").as_string());
     EXPECT_EQ("failed", World::data(fresh.finals()[0]).at("status").as_string());
+}
+
+TEST(Breakers, ABreakerOfAPollThatIsConfiguredNoMoreEndsAtTheWelcomeOnce) {
+    World world(settings_with({system_poll()}));
+    world.everything(ticking());
+    world.start();
+    const auto data = std::make_shared<const std::string>(
+        to_msgpack(json::parse(R"({"name":"gone","state":"open"})")));
+    const std::vector<protocol::LiveKey> held{{"breaker.status", "", "engine", data},
+                                              {"breaker.status", "", kSystem, data},
+                                              {"breaker.status", "", "gone", data},
+                                              {"breaker.other", "", "x", data}};
+    world.receive(protocol::Welcome{7, {}, held});
+    world.receive(protocol::Welcome{7, {}, held});
+    std::vector<Message> ended;
+    for (const Message& message : world.all_published()) {
+        if (message.final) {
+            ended.push_back(message);
+        }
+    }
+    ASSERT_EQ(1u, ended.size());
+    EXPECT_EQ("breaker.status", ended[0].topic);
+    EXPECT_EQ("gone", ended[0].key);
+    EXPECT_EQ("", ended[0].poll);
+    EXPECT_EQ("open", World::data(ended[0]).at("state").as_string());
 }
 
 TEST_F(JobEnds, AnEndThatTheBrokerDoesNotHaveYetIsNotToldTwice) {
