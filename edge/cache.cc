@@ -27,6 +27,32 @@ void take_newer(Age& age, const std::optional<AsOf>& as_of) {
     }
 }
 
+/// The keys that a report names; all where it names none. The report outlives it.
+class Named {
+ public:
+    explicit Named(const Report& report) : all_(!report.keys) {
+        if (report.keys) {
+            keys_.insert(report.keys->begin(), report.keys->end());
+        }
+    }
+    bool operator()(const std::string& key) const { return all_ || keys_.contains(key); }
+
+ private:
+    bool all_;
+    std::set<std::string_view> keys_;
+};
+
+/// By position where both have one. What is not logged has none: then by the time at which it was
+/// made, and by that of the answer too, as a clock that was set back makes nothing older.
+bool is_older(const Message& message, const Value& kept) {
+    if (message.seq != 0 && kept.seq != 0 && message.epoch == kept.epoch) {
+        return message.seq < kept.seq;
+    }
+    const bool answered_later =
+        message.age.as_of && kept.age.as_of && message.age.as_of->mono >= kept.age.as_of->mono;
+    return message.at < kept.at && !answered_later;
+}
+
 }  // namespace
 
 const Stream* Cache::stream(std::string_view origin, std::string_view topic) {
@@ -83,25 +109,38 @@ Result<std::shared_ptr<Value>> Cache::make_value(const Message& message) {
 }
 
 Result<std::shared_ptr<const Value>> Cache::put(const Message& message) {
+    const bool state = message.kind == Kind::kValue;
+    const Value* before = state ? find(message.origin, message.topic, message.key) : nullptr;
+    if (before && is_older(message, *before)) {
+        return std::shared_ptr<const Value>();
+    }
     auto made = make_value(message);
     if (!made) {
         return made.error();
     }
     std::shared_ptr<Value> value = std::move(made.value());
-    if (message.kind != Kind::kValue) {
+    if (!state) {
         return std::shared_ptr<const Value>(std::move(value));
     }
     set_pos(message.pos);
-    const Value* before = find(message.origin, message.topic, message.key);
     value->slot = before ? before->slot : next_slot_++;
     if (value->final) {
         erase(*value->stream, value->key);
     } else {
         keep(value);
     }
-    if (const auto poll = poll_index_.find({message.origin, value->poll});
-        poll != poll_index_.end()) {
-        ++poll->second->values_since_report;
+    const auto known = poll_index_.find({message.origin, value->poll});
+    Poll* poll = known != poll_index_.end() ? known->second : nullptr;
+    if (!poll && !value->poll.empty()) {  // Neither report nor head has named it yet.
+        PollState first;
+        first.origin = message.origin;
+        first.report.poll = value->poll;
+        first.report.topic = message.topic;
+        first.age = value->age;
+        poll = make_poll(std::move(first));
+    }
+    if (poll) {
+        ++poll->values_since_report;
     }
     return std::shared_ptr<const Value>(std::move(value));
 }
@@ -173,9 +212,6 @@ const Cache::Poll* Cache::transition(const Message& message) {
     Poll* poll = known == poll_index_.end() ? nullptr : known->second;
     if (poll) {
         take_quality(poll->state.age, message.age);
-        if (message.poll.empty()) {
-            poll = nullptr;
-        }
     }
     const Entries* entries = find(message.origin, message.topic);
     for (auto it = entries ? entries->begin() : Entries::const_iterator{};
@@ -187,24 +223,30 @@ const Cache::Poll* Cache::transition(const Message& message) {
     return poll;
 }
 
+Cache::Poll* Cache::make_poll(PollState state) {
+    const Stream* of = stream(state.origin, state.report.topic);
+    if (!of || polls_.size() >= kPollsMax) {
+        return nullptr;
+    }
+    auto made = std::make_unique<Poll>();
+    made->state = std::move(state);
+    made->stream = of;
+    made->transition_slot = next_slot_++;
+    made->tick_slot = next_slot_++;
+    poll_index_[{made->state.origin, made->state.report.poll}] = made.get();
+    return polls_.emplace_back(std::move(made)).get();
+}
+
 Cache::PollChange Cache::poll(const PollState& state) {
     PollChange change;
+    if (state.report.poll.empty() || state.report.topic.empty()) {
+        return change;
+    }
     const auto known = poll_index_.find({state.origin, state.report.poll});
     if (known == poll_index_.end()) {
-        const Stream* of = stream(state.origin, state.report.topic);
-        if (!of || polls_.size() >= kPollsMax) {
-            return change;
-        }
-        auto made = std::make_unique<Poll>();
-        made->state = state;
-        made->stream = of;
-        made->transition_slot = next_slot_++;
-        made->tick_slot = next_slot_++;
-        change.poll = made.get();
+        change.poll = make_poll(state);
         change.quality_changed = true;
         change.new_report = state.report_seq != 0;
-        poll_index_[{state.origin, state.report.poll}] = made.get();
-        polls_.push_back(std::move(made));
     } else {
         change.poll = known->second;
         const Age& before = change.poll->state.age;
@@ -213,55 +255,90 @@ Cache::PollChange Cache::poll(const PollState& state) {
                                  before.source != state.age.source;
         change.new_report = change.poll->state.report_seq != state.report_seq;
         change.poll->state = state;
+        if (const Stream* of = stream(state.origin, state.report.topic)) {
+            change.poll->stream = of;  // It may feed another topic than it did.
+        }
+    }
+    if (!change.poll) {
+        return {};
     }
     if (change.new_report) {
-        apply_report(*change.poll, state.report);
+        apply_report(state.report, state.origin);
     }
     if (change.quality_changed || change.new_report) {
-        apply_quality(*change.poll, state.age);
+        change.left = apply_quality(*change.poll);
     }
     return change;
 }
 
-void Cache::apply_report(Poll& poll, const Report& report) {
-    const Entries* entries = find(poll.state.origin, report.topic);
+void Cache::apply_report(const Report& report, const std::string& origin) {
+    const Entries* entries = find(origin, report.topic);
     if (!report.ok || !entries) {
         return;
     }
-    const std::set<std::string> keys =
-        report.keys ? std::set<std::string>(report.keys->begin(), report.keys->end())
-                    : std::set<std::string>{};
+    const Named named(report);
     for (const auto& [key, value] : *entries) {
-        if (value->poll == report.poll && (!report.keys || keys.count(key) > 0)) {
+        if (value->poll == report.poll && named(key)) {
             take_newer(value->age, report.as_of);
         }
     }
 }
 
-void Cache::apply_quality(Poll& poll, const Age& age) {
-    const std::string& name = poll.state.report.poll;
-    const auto apply = [&](const Entries& entries) {
-        for (const auto& [key, value] : entries) {
-            if (value->poll == name) {
-                take_quality(value->age, age);
-            }
-        }
-    };
-    if (name.empty()) {  // The origin itself: all its state that no poll feeds.
-        for (const auto& [topic, origins] : topics_) {
-            if (const auto of = origins.find(poll.state.origin); of != origins.end()) {
-                apply(of->second);
-            }
-        }
-    } else if (const Entries* entries = find(poll.state.origin, poll.state.report.topic)) {
-        apply(*entries);
+/// Returns the keys that were live and are vouched for no more.
+std::vector<std::string> Cache::apply_quality(const Poll& poll) {
+    std::vector<std::string> left;
+    const Report& report = poll.state.report;
+    const Entries* entries = find(poll.state.origin, report.topic);
+    if (!entries) {
+        return left;
     }
+    const Named vouched(report);
+    for (const auto& [key, value] : *entries) {
+        if (value->poll != report.poll) {
+            continue;
+        }
+        if (!poll.is_state() || vouched(key)) {
+            take_quality(value->age, poll.state.age);
+            continue;
+        }
+        if (value->age.quality == Quality::kLive) {
+            left.push_back(key);
+        }
+        take_quality(value->age, left_age());
+    }
+    return left;
+}
+
+Age Cache::left_age() {
+    Age age;
+    age.quality = Quality::kStale;
+    age.reason = "PRODUCER_SILENT";
+    age.source = "producer";
+    return age;
+}
+
+std::vector<std::string> Cache::left_keys(const Poll& poll) const {
+    std::vector<std::string> left;
+    const Report& report = poll.state.report;
+    const Entries* entries = find(poll.state.origin, report.topic);
+    if (!entries || !poll.is_state() || !report.keys) {
+        return left;
+    }
+    const Named vouched(report);
+    for (const auto& [key, value] : *entries) {
+        if (value->poll == report.poll && !vouched(key)) {
+            left.push_back(key);
+        }
+    }
+    return left;
 }
 
 void Cache::replace(const protocol::Snapshot& snapshot) {
     auto old = std::move(topics_);
     const bool same = epoch_ == snapshot.epoch;
     topics_.clear();
+    polls_.clear();
+    poll_index_.clear();
     entries_ = 0;
     bytes_ = 0;
     epoch_ = snapshot.epoch;
@@ -279,8 +356,7 @@ void Cache::replace(const protocol::Snapshot& snapshot) {
             Report last_good = state.report;
             last_good.ok = true;
             last_good.as_of = state.age.as_of;
-            apply_report(*change.poll, last_good);
-            apply_quality(*change.poll, state.age);
+            apply_report(last_good, state.origin);
         }
     }
     if (!same) {

@@ -13,6 +13,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
@@ -32,35 +33,46 @@ class Cache {
     static constexpr std::size_t kPollsMax = 10'000;
     static constexpr std::size_t kStreamsMax = 20'000;
 
-    /// One poll and what is known of it. One without a name is the origin itself, which the state
-    /// that no poll feeds follows.
+    /// One poll and what is known of it.
     struct Poll {
         PollState state;
         const Stream* stream = nullptr;
         std::uint64_t transition_slot = 0;  // For conflation, as Value::slot.
         std::uint64_t tick_slot = 0;
         std::size_t values_since_report = 0;
+        std::optional<Mono> ticked;  // When clients were last told that its values are no older.
+
+        /// No poll at all: heads vouch for this state (common/WIRE.md).
+        [[nodiscard]] bool is_state() const { return is_state_poll(state.report.poll); }
     };
     using Entries = std::map<std::string, std::shared_ptr<Value>>;  // By key: "" (a summary) first.
 
-    /// Takes a value or an event. A state value is kept; a final one ends its key. Errors:
-    /// kInvalid, kTooLarge where the data cannot become JSON; the value before it stays.
+    /// Takes a value or an event. A state value is kept; a final one ends its key; nullptr for one
+    /// that is older than what is kept. Errors: kInvalid, kTooLarge where the data cannot become
+    /// JSON; the value before it stays.
     Result<std::shared_ptr<const Value>> put(const Message& message);
 
-    /// A transition of the broker's. Returns its poll, or nullptr for state that no poll feeds.
+    /// A transition of the broker's. Returns its poll, or nullptr where nothing is known of it.
     const Poll* transition(const Message& message);
 
     /// A newer state of a poll. Values that a good report names are as new as the report.
-    /// Returns the poll, and whether quality, reason or source differ from what was known.
+    /// Returns the poll (nullptr for one without a name or a topic), whether quality, reason or
+    /// source differ from what was known, and which keys were live and are vouched for no more.
     struct PollChange {
         Poll* poll = nullptr;
         bool quality_changed = false;
         bool new_report = false;
+        std::vector<std::string> left;
     };
     PollChange poll(const PollState& state);
 
-    /// Replaces everything by a snapshot; values that came after it are kept where the epoch is the
-    /// same.
+    /// The keys of state that no poll feeds for which nobody vouches, whatever its quality is.
+    [[nodiscard]] std::vector<std::string> left_keys(const Poll& poll) const;
+    /// The age of these, without the time.
+    [[nodiscard]] static Age left_age();
+
+    /// Replaces everything by a snapshot, polls too: pointers to them end here. Values that came
+    /// after it are kept where the epoch is the same.
     void replace(const protocol::Snapshot& snapshot);
 
     void set_uplink(bool up) { uplink_ = up; }
@@ -97,8 +109,9 @@ class Cache {
     Result<std::shared_ptr<Value>> make_value(const Message& message);
     void keep(std::shared_ptr<Value> value);
     void erase(const Stream& stream, const std::string& key);
-    void apply_report(Poll& poll, const Report& report);
-    void apply_quality(Poll& poll, const Age& age);
+    Poll* make_poll(PollState state);
+    void apply_report(const Report& report, const std::string& origin);
+    std::vector<std::string> apply_quality(const Poll& poll);
 
     std::map<std::string, Origins, std::less<>> topics_;
     std::map<std::pair<std::string, std::string>, std::unique_ptr<Stream>, std::less<>> streams_;

@@ -59,6 +59,11 @@ void drop(std::vector<Session*>& sessions, const Session* session) {
     }
 }
 
+/// State that no poll feeds is told of by its keys: one transition does not cover another.
+std::uint64_t slot_of(const Cache::Poll& poll) {
+    return poll.is_state() ? 0 : poll.transition_slot;
+}
+
 bool same_state(const Age& a, const Age& b) {
     return a.quality == b.quality && a.reason == b.reason && a.source == b.source;
 }
@@ -141,8 +146,10 @@ void Hub::push_state(Session& session, const std::vector<std::string>& topics, N
 std::vector<Source> Hub::sources() const {
     std::vector<Source> sources;
     for (const auto& poll : cache_.polls()) {
-        sources.push_back({poll->state.origin, poll->state.report.poll, poll->state.report.topic,
-                           cache_.effective(poll->state.age)});
+        if (!poll->is_state()) {
+            sources.push_back({poll->state.origin, poll->state.report.poll,
+                               poll->state.report.topic, cache_.effective(poll->state.age)});
+        }
     }
     return sources;
 }
@@ -362,6 +369,8 @@ void Hub::step(protocol::Snapshot& snapshot, Now now) {
     const std::string_view cause = !snapshot_seen_                    ? "joined"
                                    : snapshot.epoch == cache_.epoch() ? "repaired"
                                                                       : "new_epoch";
+    renderings_.clear();
+    legacy_origin_ = options_.legacy_origin;  // Chosen anew, from what there is now.
     cache_.replace(snapshot);
     snapshot_seen_ = true;
     bookmark_ = cache_.pos();
@@ -393,13 +402,11 @@ void Hub::on_value(const Message& message, Now now) {
     const auto put = cache_.put(message);
     if (!put) {
         ++counters_.not_encodable;
-        if (const Stream* stream = cache_.stream(message.origin, message.topic)) {
-            push_topic(
-                message.topic, Dialect::kV1,
-                {make(render_skipped(*stream, message.seq, message.seq, "not_encodable", now)),
-                 stream, message.seq, 0},
-                now);
-        }
+        tell_skipped(message, "not_encodable", now);
+        return;
+    }
+    if (!*put) {
+        tell_skipped(message, "superseded", now);
         return;
     }
     const Value& value = **put;
@@ -410,10 +417,20 @@ void Hub::on_value(const Message& message, Now now) {
                    now);
     }
     const bool state = value.kind == Kind::kValue;
-    const bool rendered_at_report = state && !value.final && !value.poll.empty() &&
+    const bool rendered_at_report = state && !value.final && !is_state_poll(value.poll) &&
                                     cache_.find_poll(message.origin, value.poll) != nullptr;
     if (!rendered_at_report && (!state || is_legacy_origin(message.origin))) {
         send_legacy(value, now);
+    }
+}
+
+void Hub::tell_skipped(const Message& message, std::string_view why, Now now) {
+    const Stream* stream = cache_.stream(message.origin, message.topic);
+    if (stream && message.seq != 0) {
+        push_topic(message.topic, Dialect::kV1,
+                   {make(render_skipped(*stream, message.seq, message.seq, why, now)), stream,
+                    message.seq, 0},
+                   now);
     }
 }
 
@@ -439,21 +456,35 @@ void Hub::on_transition(const Message& message, Now now) {
                                 .seq = message.seq,
                                 .pos = message.pos,
                                 .age = cache_.effective(message.age)};
-    tell_transition(transition, poll ? poll->transition_slot : 0, now);
-    if (!is_legacy_origin(message.origin)) {
-        return;
-    }
-    if (poll) {
+    tell_transition(transition, poll ? slot_of(*poll) : 0, now);
+    if (poll && is_legacy_origin(message.origin)) {
         render_due(*poll, now.mono + kRenderDelay);
-        return;
     }
-    const Cache::Entries* entries = cache_.find(message.origin, message.topic);
-    if (entries) {
-        for (const auto& [key, value] : *entries) {
-            if (value->poll.empty() && (message.keys.empty() || contains(message.keys, key))) {
-                send_legacy(*value, now);
-            }
-        }
+}
+
+/// A poll's quality as it is now, where no transition of the broker's has said it.
+void Hub::tell_quality(const Cache::Poll& poll, Now now) {
+    const std::vector<std::string> left = cache_.left_keys(poll);
+    const auto& keys = poll.state.report.keys;
+    if (left.empty() || !keys->empty()) {
+        tell_transition({.stream = poll.stream,
+                         .poll = poll.state.report.poll,
+                         .keys = left.empty() ? std::vector<std::string>{} : *keys,
+                         .epoch = {},
+                         .age = cache_.effective(poll.state.age)},
+                        slot_of(poll), now);
+    }
+    tell_left(poll, left, now);
+}
+
+void Hub::tell_left(const Cache::Poll& poll, std::vector<std::string> keys, Now now) {
+    if (!keys.empty()) {
+        tell_transition({.stream = poll.stream,
+                         .poll = poll.state.report.poll,
+                         .keys = std::move(keys),
+                         .epoch = {},
+                         .age = cache_.effective(Cache::left_age())},
+                        0, now);
     }
 }
 
@@ -485,21 +516,12 @@ void Hub::step(Upstream::PollUpdate& update, Now now) {
         return;
     }
     Cache::Poll& poll = *change.poll;
-    if (poll.state.report.poll.empty()) {
-        if (change.quality_changed && !is_new) {
-            tell_unpolled(poll.state.origin, now);
-        }
-        return;
-    }
     if (change.quality_changed && !is_new) {
         // The broker's own transition was not logged, or is lost: what it would have said is said
         // here.
-        tell_transition({.stream = poll.stream,
-                         .poll = poll.state.report.poll,
-                         .keys = {},
-                         .epoch = {},
-                         .age = cache_.effective(poll.state.age)},
-                        poll.transition_slot, now);
+        tell_quality(poll, now);
+    } else {
+        tell_left(poll, change.left, now);
     }
     if (change.new_report) {
         // Values say how new they are themselves; a tick speaks for those that did not change.
@@ -509,17 +531,23 @@ void Hub::step(Upstream::PollUpdate& update, Now now) {
         }
         poll.values_since_report = 0;
     }
-    if ((change.new_report || change.quality_changed) && is_legacy_origin(poll.state.origin)) {
+    const bool due = poll.is_state() ? change.quality_changed && !is_new
+                                     : change.new_report || change.quality_changed;
+    if (due && is_legacy_origin(poll.state.origin)) {
         render_poll(poll, now);
     }
 }
 
-void Hub::tell_tick(const Cache::Poll& poll, Now now) {
-    if (!has_listeners(poll.stream->topic, Dialect::kV1)) {
+void Hub::tell_tick(Cache::Poll& poll, Now now) {
+    // Heads vouch each second; so often nobody needs to be told.
+    const bool early = poll.is_state() && poll.ticked &&
+                       elapsed(*poll.ticked, now.mono) < options_.heartbeat_interval;
+    if (early || !has_listeners(poll.stream->topic, Dialect::kV1)) {
         return;
     }
+    poll.ticked = now.mono;
     const Report& report = poll.state.report;
-    const bool partial = report.keys && !report.complete;
+    const bool partial = report.keys && (poll.is_state() || !report.complete);
     const Source source{poll.state.origin, report.poll, report.topic,
                         cache_.effective(poll.state.age)};
     push_topic(poll.stream->topic, Dialect::kV1,
@@ -539,54 +567,21 @@ void Hub::step(Upstream::Lost& lost, Now now) {
 }
 
 void Hub::step(Upstream::UplinkChange& change, Now now) {
-    const auto before = sources();
+    std::vector<Age> before;
+    for (const auto& poll : cache_.polls()) {
+        before.push_back(cache_.effective(poll->state.age));
+    }
     cache_.set_uplink(change.up);
     for (std::size_t i = 0; i < before.size(); ++i) {
         const Cache::Poll& poll = *cache_.polls()[i];
-        if (poll.state.report.poll.empty()) {
-            continue;
-        }
-        const Age age = cache_.effective(poll.state.age);
-        if (!same_state(before[i].age, age)) {
-            tell_transition({.stream = poll.stream,
-                             .poll = poll.state.report.poll,
-                             .keys = {},
-                             .epoch = {},
-                             .age = age},
-                            poll.transition_slot, now);
+        if (!same_state(before[i], cache_.effective(poll.state.age))) {
+            tell_quality(poll, now);
         }
         if (is_legacy_origin(poll.state.origin)) {
             render_due(poll, now.mono);
         }
     }
-    tell_unpolled({}, now);
     on_timer(now);
-}
-
-/// State that no poll feeds, of one origin or (empty) of all: a transition for each of its streams.
-/// So is told, too, what is fed by a poll of which neither report nor head has come yet.
-void Hub::tell_unpolled(std::string_view origin, Now now) {
-    cache_.each_topic([&](const std::string& topic) {
-        std::set<std::pair<const Stream*, std::string_view>> told;
-        cache_.each_of_topic(topic, [&](const Value& value) {
-            const std::string& of = value.stream->origin;
-            if ((!origin.empty() && of != origin) ||
-                (!value.poll.empty() && cache_.find_poll(of, value.poll) != nullptr)) {
-                return;
-            }
-            if (told.emplace(value.stream, value.poll).second) {
-                tell_transition({.stream = value.stream,
-                                 .poll = value.poll,
-                                 .keys = {},
-                                 .epoch = {},
-                                 .age = cache_.effective(value.age)},
-                                0, now);
-            }
-            if (is_legacy_origin(of)) {
-                send_legacy(value, now);
-            }
-        });
-    });
 }
 
 void Hub::step(Upstream::Bookmark& bookmark, Now) {
@@ -599,7 +594,7 @@ void Hub::step(Upstream::Bookmark& bookmark, Now) {
 bool Hub::is_legacy_origin(std::string_view origin) {
     if (legacy_origin_.empty()) {
         for (const auto& poll : cache_.polls()) {
-            if (!poll->state.report.poll.empty()) {
+            if (!poll->is_state()) {
                 legacy_origin_ = poll->state.origin;
                 break;
             }
@@ -614,11 +609,20 @@ void Hub::render_due(const Cache::Poll& poll, Mono when) {
     next.forced = true;
 }
 
+/// When it is due without a further report; never where it has no cadence.
+void Hub::render_again(const Cache::Poll& poll, Millis slack, Now now) {
+    const Millis interval = poll.state.report.interval;
+    if (interval > Millis{0}) {
+        renderings_[&poll] = {now.mono + std::max(interval, Millis{100}) + slack, false};
+    } else {
+        renderings_.erase(&poll);
+    }
+}
+
 /// Every key of the poll, the summary last; nothing where there never was a value.
 void Hub::render_poll(const Cache::Poll& poll, Now now) {
     // A report that is a little late is no reason to repeat the value before it.
-    const Millis interval = std::max(poll.state.report.interval, Millis{100});
-    renderings_[&poll] = {now.mono + interval + std::max(interval / 4, Millis{50}), false};
+    render_again(poll, std::max(poll.state.report.interval / 4, Millis{50}), now);
     const std::string& topic = poll.stream->topic;
     if (!has_listeners(topic, Dialect::kLegacy)) {
         return;
@@ -651,7 +655,7 @@ void Hub::on_timer(Now now) {
         if (forced || cache_.effective(poll->state.age).quality != Quality::kLive) {
             render_poll(*poll, now);
         }
-        renderings_[poll] = {now.mono + std::max(poll->state.report.interval, Millis{100}), false};
+        render_again(*poll, Millis{0}, now);
     }
     if (next_heartbeat_check_ <= now.mono) {
         next_heartbeat_check_ =

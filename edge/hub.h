@@ -97,11 +97,14 @@ class Hub {
     void on_value(const Message& message, Now now);
     void on_transition(const Message& message, Now now);
     void tell_transition(const Transition& transition, std::uint64_t slot, Now now);
-    void tell_unpolled(std::string_view origin, Now now);
-    void tell_tick(const Cache::Poll& poll, Now now);
+    void tell_quality(const Cache::Poll& poll, Now now);
+    void tell_left(const Cache::Poll& poll, std::vector<std::string> keys, Now now);
+    void tell_skipped(const Message& message, std::string_view why, Now now);
+    void tell_tick(Cache::Poll& poll, Now now);
     [[nodiscard]] bool is_legacy_origin(std::string_view origin);
     void render_due(const Cache::Poll& poll, Mono when);
     void render_poll(const Cache::Poll& poll, Now now);
+    void render_again(const Cache::Poll& poll, Millis slack, Now now);
     void send_legacy(const Value& value, Now now);
 
     void welcome(Session& session, Now now);

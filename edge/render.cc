@@ -83,6 +83,11 @@ std::optional<Member> next_member(std::string_view text, std::size_t i) {
     return member;
 }
 
+/// State that no poll feeds is never shown as fed by one.
+std::string_view shown_poll(std::string_view poll) {
+    return is_state_poll(poll) ? std::string_view{} : poll;
+}
+
 bool among(std::string_view name, const std::vector<std::string_view>& names) {
     return std::find(names.begin(), names.end(), name) != names.end();
 }
@@ -217,6 +222,9 @@ std::string render_value(const Value& value, const Age& age, Dialect, Now now, b
     if (!value.key.empty()) {
         append_member(out, "key", value.key);
     }
+    if (const std::string_view poll = shown_poll(value.poll); !poll.empty()) {
+        append_member(out, "poll", poll);
+    }
     append_position(out, value.seq, value.pos, value.epoch);
     if (state) {
         append_age(out, age, now);
@@ -238,7 +246,7 @@ std::string render_transition(const Transition& transition, Now now) {
     std::string out = open_envelope("transition", now.wall, 512);
     append_raw(out, "data", "{");
     append_member(out, "topic", transition.stream->topic);
-    append_member(out, "poll", transition.poll);
+    append_member(out, "poll", shown_poll(transition.poll));
     append_raw(out, "keys", "[");
     for (const std::string& key : transition.keys) {
         if (out.back() != '[') {
@@ -257,7 +265,7 @@ std::string render_transition(const Transition& transition, Now now) {
 std::string render_tick(const Source& source, const std::vector<std::string>* keys, Now now) {
     std::string out = open_envelope("tick", now.wall, 384);
     append_raw(out, "data", "{");
-    append_member(out, "poll", source.poll);
+    append_member(out, "poll", shown_poll(source.poll));
     append_member(out, "topic", source.topic);
     if (keys) {
         append_raw(out, "keys", "[");

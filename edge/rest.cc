@@ -157,6 +157,7 @@ std::string Rest::health(Now now) const {
     append_member(out, "epoch", cache.epoch());
     append_member(out, "pos", cache.pos());
     append_member(out, "values", std::uint64_t{cache.entries()});
+    append_member(out, "unreadable", parts_.upstream.counters().unreadable);
     append_member(out, "version", SIGMACAST_VERSION);
     append_member(out, "uptime_ms",
                   static_cast<std::uint64_t>(elapsed(parts_.started, now.mono).count()));
@@ -299,6 +300,8 @@ void Rest::update_metrics(Now now) {
           cache.not_kept());
     count("sigmacast_edge_gaps_total", "Ranges asked of the broker", upstream.gaps);
     count("sigmacast_edge_lost_total", "Positions that nobody has any more", upstream.lost);
+    count("sigmacast_edge_unreadable_total", "Rows of the broker's that could not be read",
+          upstream.unreadable);
     count("sigmacast_edge_snapshots_total", "Snapshots applied", upstream.snapshots);
     count("sigmacast_edge_upstream_overflow_total", "Messages dropped at a bound, to be repaired",
           upstream.overflow);

@@ -1,6 +1,7 @@
 #include "edge/upstream.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace sigmacast::edge {
 
@@ -21,11 +22,12 @@ void Upstream::join(Output& out, Now now) {
     if (joining_) {
         return;
     }
-    joining_since_ = joining_ ? joining_since_ : now.mono;
+    joining_since_ = now.mono;
     joining_ = true;
     fall_back_ = false;
     buffer_.clear();
     newest_head_.reset();
+    unsure_.clear();
     request_tries_ = 0;
     join_first_id_ = request_id_ + 1;
     request_snapshot(out, now);
@@ -70,6 +72,7 @@ void Upstream::take(Message message, Output& out, Now now) {
         }
         return;
     }
+    reach(message, out);
     if (message.kind == Kind::kHead) {
         take_head(message, out, now);
         return;
@@ -91,14 +94,39 @@ void Upstream::take(Message message, Output& out, Now now) {
     if (!wanted(message.topic)) {
         return;
     }
-    if (message.seq == 0) {
-        out.steps.emplace_back(std::move(message));  // Not logged: no position to keep order by.
+    if (message.seq == 0) {  // Not logged: no position to keep order by.
+        if (reached_) {
+            out.steps.emplace_back(std::move(message));
+        } else if (unsure_.size() < kBufferMax) {
+            unsure_.push_back(std::move(message));
+        } else {
+            ++counters_.overflow;
+        }
         return;
     }
     const Name name{message.origin, message.topic};
     if (Receiver* of = receiver(name)) {
         const std::uint64_t seq = message.seq;
         act(name, of->on_item(seq, std::move(message), now.mono, random_), out, now);
+    }
+}
+
+/// The feed is in order: what came before something that the snapshot holds is no newer than the
+/// snapshot, and must neither replace what it holds nor bring back a key that has ended.
+void Upstream::reach(const Message& message, Output& out) {
+    if (reached_ || message.pos == 0) {
+        return;
+    }
+    const bool held = message.pos <= snapshot_pos_ && message.kind != Kind::kHead;
+    if (held || message.pos < snapshot_pos_) {
+        unsure_.clear();
+    }
+    if (message.pos >= snapshot_pos_) {
+        reached_ = true;
+        for (Message& each : unsure_) {
+            out.steps.emplace_back(std::move(each));
+        }
+        unsure_.clear();
     }
 }
 
@@ -242,7 +270,10 @@ void Upstream::apply_snapshot(protocol::Snapshot snapshot, Output& out, Now now)
     std::erase_if(snapshot.polls,
                   [&](const PollState& state) { return !wanted(state.report.topic); });
     const std::vector<StreamHead> streams = snapshot.streams;
-    const std::uint64_t snapshot_pos = snapshot.pos;
+    counters_.unreadable += snapshot.unreadable;
+    snapshot_pos_ = snapshot.pos;
+    reached_ = snapshot_pos_ == 0;
+    unsure_.clear();
     out.steps.emplace_back(std::move(snapshot));
     for (const StreamHead& stream : streams) {
         const Name name{stream.origin, stream.topic};
@@ -263,8 +294,8 @@ void Upstream::apply_snapshot(protocol::Snapshot snapshot, Output& out, Now now)
         }
     }
     // A head from before the snapshot knows less than it.
-    if (newest_head_ && newest_head_->epoch == epoch_ && newest_head_->pos >= snapshot_pos) {
-        take_head(*newest_head_, out, now);
+    if (newest_head_ && newest_head_->epoch == epoch_ && newest_head_->pos >= snapshot_pos_) {
+        take(*std::exchange(newest_head_, {}), out, now);
     }
     newest_head_.reset();
 }
@@ -279,6 +310,7 @@ void Upstream::take_range(protocol::Range range, Output& out, Now now) {
     if (of == receivers_.end()) {
         return;
     }
+    counters_.unreadable += range.unreadable;
     sequence::RangeReply<Message> reply;
     reply.range = range.range;
     reply.superseded = std::move(range.superseded);

@@ -71,6 +71,7 @@ class Upstream {
         std::uint64_t gaps = 0;  // Ranges asked for.
         std::uint64_t lost = 0;  // Positions.
         std::uint64_t overflow = 0;
+        std::uint64_t unreadable = 0;  // Records of snapshots and ranges that were left out.
     };
 
     /// `topics`: those wanted; empty: all.
@@ -103,6 +104,7 @@ class Upstream {
     void take_range(protocol::Range range, Output& out, Now now);
     void act(const Name& name, Receiver::Actions actions, Output& out, Now now);
     void release_polls(const Name& name, Output& out);
+    void reach(const Message& message, Output& out);
     void finish(Output& out, Now now);
 
     Random random_;
@@ -112,6 +114,11 @@ class Upstream {
     std::map<Name, PollUpdate> held_polls_;  // (origin, poll) -> newest, until its stream is whole.
     std::vector<Message> buffer_;
     std::optional<Message> newest_head_;  // While joining.
+    /// What is not logged has no position: until the feed has reached the snapshot's, nobody can
+    /// tell whether it is older.
+    std::vector<Message> unsure_;
+    std::uint64_t snapshot_pos_ = 0;
+    bool reached_ = true;
     std::string epoch_;
     bool joining_ = false;
     Mono joining_since_{};

@@ -109,11 +109,73 @@ TEST_F(CacheTest, AnotherEpochReplacesEverything) {
     EXPECT_EQ(cache_.epoch(), "another");
 }
 
-TEST_F(CacheTest, StateWithoutAPollFollowsItsOrigin) {
-    ASSERT_TRUE(
-        cache_.put(value({.topic = "breaker.status", .key = "x", .poll = ""}, clock_.now())));
-    cache_.poll(poll_state({.topic = "", .poll = ""}, 0, stale(clock_.now(), "PRODUCER_SILENT")));
-    EXPECT_EQ(quality("breaker.status", "x"), Quality::kStale);
+TEST_F(CacheTest, AHeadVouchesOnlyForTheTopicThatItNames) {
+    for (const std::string topic : {"mine", "left"}) {
+        ASSERT_TRUE(cache_.put(value({.topic = topic, .poll = state_poll(topic)}, clock_.now())));
+        cache_.poll(state_poll_state(topic, 1, stale(clock_.now(), "PRODUCER_SILENT")));
+        EXPECT_EQ(quality(topic), Quality::kStale);
+    }
+    cache_.poll(state_poll_state("mine", 2, live(clock_.now())));
+    EXPECT_EQ(quality("mine"), Quality::kLive);
+    EXPECT_EQ(quality("left"), Quality::kStale);
+}
+
+TEST_F(CacheTest, StateThatNoPollFeedsIsAsOldAsTheNewestHeadThatVouchedForIt) {
+    const Make made{.topic = "mine", .key = "a", .poll = state_poll("mine")};
+    ASSERT_TRUE(cache_.put(value(made, clock_.now())));
+    clock_.advance(Seconds{600});
+    cache_.poll(state_poll_state("mine", 2, live(clock_.now())));
+    EXPECT_EQ(cache_.find("nas", "mine", "a")->age.as_of->mono, clock_.now().mono);
+}
+
+TEST_F(CacheTest, KeysThatAnEarlierInstanceLeftAreStaleWithTheTimeTheyHad) {
+    const Mono before = clock_.now().mono;
+    for (const std::string key : {"left", "mine"}) {
+        const Make made{.topic = "t", .key = key, .poll = state_poll("t")};
+        ASSERT_TRUE(cache_.put(value(made, clock_.now())));
+    }
+    clock_.advance(Seconds{60});
+    const auto change = cache_.poll(state_poll_state("t", 2, live(clock_.now()), {{"mine"}}));
+    EXPECT_EQ(change.left, std::vector<std::string>{"left"});
+    EXPECT_EQ(quality("t", "mine"), Quality::kLive);
+    const Age& left = cache_.find("nas", "t", "left")->age;
+    EXPECT_EQ(left.quality, Quality::kStale);
+    EXPECT_EQ(left.reason, "PRODUCER_SILENT");
+    EXPECT_EQ(left.as_of->mono, before);
+}
+
+TEST_F(CacheTest, AnUnloggedValueFromBeforeTheSnapshotDoesNotReplaceItsNewerOne) {
+    const Message early = unlogged(value({.json = R"({"n":1})"}, clock_.now()));
+    clock_.advance(Seconds{5});
+    const Message newer = value({.json = R"({"n":2})", .seq = 7}, clock_.now());
+    cache_.replace(snapshot(1, {{"nas", "system.status", 7}}, {}, {newer}));
+    const auto put = cache_.put(early);
+    ASSERT_TRUE(put);
+    EXPECT_EQ(*put, nullptr);
+    EXPECT_EQ(*cache_.find("nas", "system.status", "")->json, R"({"n":2})");
+}
+
+TEST_F(CacheTest, AnUnloggedValueOfAClockThatWasSetBackIsNotTakenForAnOldOne) {
+    ASSERT_TRUE(cache_.put(value({.json = R"({"n":1})"}, clock_.now())));
+    clock_.advance(Seconds{5});
+    Message newer = unlogged(value({.json = R"({"n":2})"}, clock_.now()));
+    newer.at -= Seconds{3'600};
+    ASSERT_TRUE(cache_.put(newer));
+    EXPECT_EQ(*cache_.find("nas", "system.status", "")->json, R"({"n":2})");
+}
+
+TEST_F(CacheTest, ASnapshotEndsThePollsThatItDoesNotHold) {
+    cache_.replace(snapshot(1, {}, {poll_state({.origin = "old"}, 1, live(clock_.now()))}));
+    cache_.replace(snapshot(2, {}, {poll_state({}, 1, live(clock_.now()))}, {}, "another"));
+    ASSERT_EQ(cache_.polls().size(), 1u);
+    EXPECT_EQ(cache_.polls()[0]->state.origin, "nas");
+    EXPECT_EQ(cache_.find_poll("old", "system.status"), nullptr);
+}
+
+TEST_F(CacheTest, APollThatFeedsAnotherTopicFromNowOnIsToldUnderThatOne) {
+    cache_.poll(poll_state({.topic = "before"}, 1, live(clock_.now())));
+    cache_.poll(poll_state({.topic = "after"}, 2, live(clock_.now())));
+    EXPECT_EQ(cache_.polls()[0]->stream->topic, "after");
 }
 
 }  // namespace

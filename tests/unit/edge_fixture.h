@@ -111,6 +111,24 @@ inline PollState poll_state(Make make, std::uint64_t report_seq, Age age,
     return state;
 }
 
+/// As the broker's heads tell of a topic's state that no poll feeds; `keys`: those vouched for.
+inline PollState state_poll_state(const std::string& topic, std::uint64_t seq, Age age,
+                                  std::optional<std::vector<std::string>> keys = {}) {
+    PollState state = poll_state({.topic = topic, .poll = state_poll(topic)}, seq, std::move(age),
+                                 std::move(keys));
+    state.report.ok = true;
+    state.report.interval = Millis{0};
+    return state;
+}
+
+/// While the broker's disk refuses: without a place in the log.
+inline Message unlogged(Message message) {
+    message.seq = 0;
+    message.pos = 0;
+    message.durable = false;
+    return message;
+}
+
 inline Message report(const PollState& state) {
     Message message;
     message.kind = Kind::kReport;

@@ -399,5 +399,115 @@ TEST_F(HubTest, AClosedSessionIsForgottenEverywhere) {
     EXPECT_THAT(hub_->take_touched(), IsEmpty());
 }
 
+TEST_F(HubTest, HelloListsNoSourceWithoutAPollOrATopic) {
+    join();
+    poll({.topic = "", .poll = "undeclared"}, 1, live(clock_.now()));
+    poll({.topic = "", .poll = ""}, 1, live(clock_.now()));
+    apply(Upstream::PollUpdate{state_poll_state("mine", 1, live(clock_.now()))});
+    Session& session = hub_->open(Dialect::kV1, clock_.now());
+    const auto sources = read(session)[0].at("data").at("sources").as_array();
+    ASSERT_EQ(sources.size(), 1u);
+    EXPECT_EQ(sources[0].at("poll"), "system.status");
+}
+
+TEST_F(HubTest, WithAnotherLogTheOriginThatOldClientsSeeIsChosenAnew) {
+    join();
+    apply(snapshot(2, {}, {poll_state({.origin = "second"}, 1, live(clock_.now()))},
+                   {value({.origin = "second"}, clock_.now())}, "another"));
+    Session& session = hub_->open(Dialect::kLegacy, clock_.now());
+    const auto messages = read(session);
+    ASSERT_THAT(types(messages), ElementsAre("notification", "system.status"));
+    EXPECT_EQ(messages[1].at("origin"), "second");
+}
+
+TEST_F(HubTest, ThatHeadsVouchForStateIsToldOnceAHeartbeatAndNamesNoPoll) {
+    join();
+    Session& session = v1("mine");
+    const Make made{.topic = "mine", .poll = state_poll("mine")};
+    apply(value(made, clock_.now()));
+    std::uint64_t seq = 0;
+    for (int second = 0; second < 12; ++second) {
+        clock_.advance(Seconds{1});
+        apply(Upstream::PollUpdate{state_poll_state("mine", ++seq, live(clock_.now()))});
+    }
+    const auto messages = read(session);
+    ASSERT_THAT(types(messages), ElementsAre("mine", "tick", "tick", "tick"));
+    EXPECT_FALSE(messages[0].contains("poll"));
+    EXPECT_EQ(messages[1].at("data").at("poll"), "");
+    EXPECT_EQ(messages[1].at("age_ms"), 0);
+    Session& late = hub_->open(Dialect::kV1, clock_.now());
+    read(late);
+    say(late, R"({"type":"subscribe","data":{"types":["mine"]}})");
+    EXPECT_EQ(read(late)[1].at("age_ms"), 0);
+}
+
+TEST_F(HubTest, WhenTheBrokerReturnsWhatAnEarlierInstanceLeftIsNotCalledLive) {
+    join();
+    for (const std::string key : {"left", "mine"}) {
+        apply(value({.topic = "t", .key = key, .poll = state_poll("t")}, clock_.now()));
+    }
+    Session& session = v1("t");
+    apply(Upstream::PollUpdate{state_poll_state("t", 1, live(clock_.now()), {{"mine"}})});
+    const auto left = read(session);
+    ASSERT_FALSE(left.empty());
+    EXPECT_EQ(left[0].at("data").at("keys").as_array(), boost::json::array{"left"});
+    EXPECT_EQ(left[0].at("reason"), "PRODUCER_SILENT");
+    apply(Upstream::UplinkChange{false});
+    read(session);
+    apply(Upstream::UplinkChange{true});
+    const auto told = read(session);
+    ASSERT_THAT(types(told), ElementsAre("transition", "transition"));
+    EXPECT_EQ(told[0].at("data").at("keys").as_array(), boost::json::array{"mine"});
+    EXPECT_EQ(told[0].at("quality"), "live");
+    EXPECT_EQ(told[1].at("data").at("keys").as_array(), boost::json::array{"left"});
+    EXPECT_EQ(told[1].at("quality"), "stale");
+}
+
+TEST_F(HubTest, StateWhosePollNobodyHasNamedYetIsToldStaleToo) {
+    join();
+    Session& session = v1("mine");
+    apply(value({.topic = "mine", .poll = state_poll("mine")}, clock_.now()));
+    read(session);
+    apply(Upstream::UplinkChange{false});
+    const auto told = read(session);
+    ASSERT_THAT(types(told), ElementsAre("transition"));
+    EXPECT_EQ(told[0].at("reason"), "BROKER_UNREACHABLE");
+    wait(Seconds{60});
+    EXPECT_THAT(types(session), ::testing::Each("heartbeat")) << "and then it is not repeated";
+}
+
+TEST_F(HubTest, ATransitionNeverTakesThePlaceOfAValueThatWaits) {
+    HubOptions options;
+    options.queue.bytes_max = 64u << 10;
+    make_hub(options);
+    join();
+    Session& session = v1();
+    Session& other = v1("burst");
+    const std::string json = R"({"x":")" + std::string(40'000, 'x') + R"("})";
+    for (std::uint64_t round = 0; round < 4; ++round) {  // The second one on finds it behind.
+        apply(value({.json = json, .seq = 2 + 3 * round}, clock_.now()));
+        apply(transition({.seq = 3 + 3 * round}, stale(clock_.now(), "X"), clock_.now()));
+        apply(transition({.seq = 4 + 3 * round}, live(clock_.now()), clock_.now()));
+    }
+    const auto messages = read(session);
+    EXPECT_THAT(types(messages), ElementsAre("skipped", "system.status", "skipped", "transition"));
+    EXPECT_EQ(messages[1].at("seq"), 11);
+    EXPECT_EQ(messages[3].at("quality"), "live");
+    EXPECT_THAT(types(other), IsEmpty());
+}
+
+TEST_F(HubTest, ALoggedValueThatIsNoNewsAnyMoreLeavesNoHole) {
+    join();
+    Session& session = v1();
+    const Message late = value({.seq = 2}, clock_.now());
+    clock_.advance(Seconds{5});
+    apply(unlogged(value({.json = R"({"n":2})"}, clock_.now())));
+    apply(late);
+    const auto messages = read(session);
+    ASSERT_THAT(types(messages), ElementsAre("system.status", "skipped"));
+    EXPECT_EQ(messages[1].at("data").at("why"), "superseded");
+    EXPECT_EQ(*hub_->cache().find("nas", "system.status", "")->json, R"({"n":2})");
+}
+
 }  // namespace
 }  // namespace sigmacast::edge

@@ -32,7 +32,14 @@ TEST_F(Rendering, AnEnvelopeOpensWithTypeTimestampAndData) {
         text,
         StartsWith(R"({"type":"system.status","timestamp":"2026-11-20T23:58:26.000Z",)"
                    R"("data":{"hostname":"vm","uptime":5,"timestamp":1795219106,"stale":false},)"
-                   R"("origin":"nas","seq":1,"pos":101,"epoch":")"));
+                   R"("origin":"nas","poll":"system.status","seq":1,"pos":101,"epoch":")"));
+}
+
+TEST_F(Rendering, AnEnvelopeNamesThePollThatFeedsItAndNoneWhereNoneDoes) {
+    EXPECT_THAT(render(value({.key = "pools", .poll = "storage.pools.list"}, clock_.now())),
+                HasSubstr(R"("key":"pools","poll":"storage.pools.list",)"));
+    EXPECT_THAT(render(value({.poll = state_poll("system.status")}, clock_.now())),
+                ::testing::Not(HasSubstr("poll")));
 }
 
 TEST_F(Rendering, AStaleValueKeepsItsFieldsAndSaysWhyAndSinceWhen) {

@@ -281,10 +281,58 @@ TEST_F(UpstreamTest, TopicsThatAreNotWantedAreNeitherDeliveredNorAskedFor) {
 
 TEST_F(UpstreamTest, WhatIsNotLoggedPassesAtOnce) {
     join();
-    Message message = value({.seq = 0}, clock_.now());
-    message.durable = false;
-    hear(message);
+    hear(head(100, {}));
+    hear(unlogged(value({}, clock_.now())));
     EXPECT_EQ(values(), Seqs{0});
+}
+
+TEST_F(UpstreamTest, AnUnloggedValueFromBeforeTheSnapshotDoesNotBringAnEndedKeyBack) {
+    for (const bool behind : {false, true}) {  // The end comes before the snapshot, and after it.
+        upstream_ = Upstream(Random(7), {});
+        steps_.clear();
+        requests_.clear();
+        start();
+        const Message end = value({.key = "job", .seq = 9, .final = true}, clock_.now());
+        hear(unlogged(value({.key = "job"}, clock_.now())));
+        if (!behind) {
+            hear(end);
+        }
+        protocol::Snapshot without = snapshot(asked_snapshots().back(), {{"nas", end.topic, 9}});
+        without.pos = end.pos;
+        answer(without);
+        if (behind) {
+            hear(end);
+        }
+        hear(head(end.pos, {{"nas", end.topic, 9}}));
+        EXPECT_TRUE(values().empty()) << "behind: " << behind;
+    }
+}
+
+TEST_F(UpstreamTest, AnUnloggedValueThatTheFeedBringsAfterTheSnapshotsPositionIsTaken) {
+    start();
+    hear(unlogged(value({.key = "job"}, clock_.now())));
+    answer_snapshot();
+    EXPECT_TRUE(values().empty()) << "nobody can tell yet";
+    hear(head(100, {}));
+    EXPECT_EQ(values(), Seqs{0});
+}
+
+TEST_F(UpstreamTest, AHeadVouchesForAStreamOnlyOnceItIsWhole) {
+    join();
+    hear(head(105, {{"nas", "t", 1}},
+              {state_poll_state("t", 1, live(clock_.now())),
+               state_poll_state("other", 1, live(clock_.now()))}));
+    ASSERT_EQ(count<Upstream::PollUpdate>(), 1u);
+    hear(value({.topic = "t", .poll = state_poll("t")}, clock_.now()));
+    EXPECT_EQ(count<Upstream::PollUpdate>(), 2u);
+}
+
+TEST_F(UpstreamTest, RecordsOfASnapshotThatCannotBeReadAreCounted) {
+    start();
+    protocol::Snapshot damaged = snapshot(asked_snapshots().back(), {});
+    damaged.unreadable = 3;
+    answer(damaged);
+    EXPECT_EQ(upstream_.counters().unreadable, 3u);
 }
 
 }  // namespace
