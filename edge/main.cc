@@ -18,7 +18,8 @@ namespace {
 
 constexpr std::size_t kFeed = 0;
 constexpr std::size_t kRepair = 1;
-constexpr Millis kDrainMax{1'300};  // From SIGTERM to the end, whatever clients do.
+constexpr std::size_t kRequestBodyMax = 4u << 10;  // No request has a use for a body.
+constexpr Millis kDrainMax{1'300};                 // From SIGTERM to the end, whatever clients do.
 constexpr Millis kDrainCheck{20};
 
 /// Everything, or each topic with its NUL (ZeroMQ matches by prefix), reports and heads.
@@ -60,7 +61,10 @@ class Edge {
                [this](std::vector<bus::Incoming> batch) { on_batch(std::move(batch)); }),
           server_(
               loop_,
-              {.host = settings.edge.host, .port = settings.edge.port, .server_name = "sigmacast"},
+              {.host = settings.edge.host,
+               .port = settings.edge.port,
+               .body_bytes_max = kRequestBodyMax,
+               .origins = settings.edge.cors_origins},
               [this](const http::Request& request, http::Server::Respond respond) {
                   respond(rest_.answer(request, system_now()));
               },
@@ -153,6 +157,10 @@ class Edge {
             log_info("snapshot applied", {{"epoch", snapshot->epoch},
                                           {"pos", snapshot->pos},
                                           {"values", snapshot->values.size()}});
+            if (snapshot->unreadable > 0) {
+                log_warn("rows of the snapshot could not be read; these values are not served",
+                         {{"rows", snapshot->unreadable}, {"pos", snapshot->pos}});
+            }
         } else if (const auto* lost = std::get_if<Upstream::Lost>(&step)) {
             log_warn("positions lost", {{"topic", lost->topic},
                                         {"origin", lost->origin},

@@ -8,8 +8,8 @@
 //     outbox.consume(n);                           // a short write is continued where it stopped
 //
 // Pure. Runs on: the loop. After a close frame nothing more is taken (RFC 6455 5.5.1). Bounded by
-// its user, who fills it only up to kFramesMax and kBytesMax and leaves the rest where it can still
-// be conflated.
+// its user, who adds at most room() frames of bytes_room() bytes, or one frame, and leaves the rest
+// where it can still be conflated.
 #pragma once
 
 #include <sys/uio.h>
@@ -39,8 +39,10 @@ class Outbox {
     [[nodiscard]] std::size_t frames() const { return frames_.size(); }
     /// How many more frames may be added now.
     [[nodiscard]] std::size_t room() const {
-        return bytes_ >= kBytesMax || frames_.size() >= kFramesMax ? 0
-                                                                   : kFramesMax - frames_.size();
+        return bytes_room() == 0 || frames_.size() >= kFramesMax ? 0 : kFramesMax - frames_.size();
+    }
+    [[nodiscard]] std::size_t bytes_room() const {
+        return bytes_ >= kBytesMax ? 0 : kBytesMax - bytes_;
     }
     /// Bytes taken and sent since the beginning: what was appended at N has left when sent() >= N.
     [[nodiscard]] std::uint64_t appended() const { return appended_; }

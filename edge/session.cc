@@ -217,20 +217,30 @@ void Session::skip(const Stream& stream, std::uint64_t seq) {
     skips[from] = to;
 }
 
-std::vector<Bytes> Session::take(std::size_t frames_max, Now now) {
+std::vector<Bytes> Session::take(std::size_t frames_max, Now now, std::size_t bytes_max) {
     std::vector<Bytes> taken;
-    while (!control_.empty() && taken.size() < frames_max) {
+    std::size_t bytes = 0;
+    const auto fits = [&](const Bytes& frame) {
+        return taken.size() < frames_max && (taken.empty() || bytes + frame->size() <= bytes_max);
+    };
+    const auto add = [&](Bytes frame) {
+        bytes += frame->size();
+        taken.push_back(std::move(frame));
+    };
+    while (!control_.empty() && fits(control_.front())) {
         control_bytes_ -= control_.front()->size();
-        taken.push_back(std::move(control_.front()));
+        add(std::move(control_.front()));
         control_.pop_front();
     }
-    while (!data_.empty() && taken.size() < frames_max) {
+    // A frame that has to wait keeps its note waiting, too: it may be conflated again.
+    while (control_.empty() && !data_.empty() &&
+           (!data_.front().frame || fits(data_.front().frame))) {
         Outgoing& next = data_.front();
         if (next.frame && next.seq != 0 && !skips_.empty()) {
             const auto skips = skips_.find(next.stream);
             if (skips != skips_.end() && skips->second.begin()->first < next.seq) {
                 const auto [from, to] = *skips->second.begin();
-                taken.push_back(frame(render_skipped(*next.stream, from, to, "slow", now)));
+                add(frame(render_skipped(*next.stream, from, to, "slow", now)));
                 ++counters_.skipped_notes;
                 skips->second.erase(skips->second.begin());
                 if (skips->second.empty()) {
@@ -240,7 +250,7 @@ std::vector<Bytes> Session::take(std::size_t frames_max, Now now) {
             }
         }
         if (next.frame) {
-            taken.push_back(next.frame);
+            add(next.frame);
         }
         drop_front();
     }
@@ -254,9 +264,7 @@ std::vector<Bytes> Session::take(std::size_t frames_max, Now now) {
     if (!taken.empty()) {
         last_sent_ = now.mono;
         counters_.messages += taken.size();
-        for (const Bytes& bytes : taken) {
-            counters_.bytes += bytes->size();
-        }
+        counters_.bytes += bytes;
     }
     return taken;
 }

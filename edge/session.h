@@ -96,9 +96,9 @@ class Session {
     /// for.
     void allow(std::size_t bytes) { allowance_ = data_bytes_ + bytes + limits_.bytes_max; }
 
-    /// What to send next, in order; at most `frames_max`. Notes of what was left out count as
-    /// frames.
-    std::vector<Bytes> take(std::size_t frames_max, Now now);
+    /// What to send next, in order: at most `frames_max`, notes of what was left out among them,
+    /// and at most `bytes_max` or one frame. What is left can still be conflated.
+    std::vector<Bytes> take(std::size_t frames_max, Now now, std::size_t bytes_max = SIZE_MAX);
 
     [[nodiscard]] bool idle() const { return control_.empty() && live_items_ == 0; }
     [[nodiscard]] bool data_waiting() const { return live_items_ > 0; }

@@ -12,6 +12,7 @@
 #include <boost/beast/http/rfc7230.hpp>
 #include <boost/beast/websocket/rfc6455.hpp>
 #include <boost/beast/websocket/stream.hpp>
+#include <cctype>
 #include <cerrno>
 #include <cstring>
 #include <functional>
@@ -32,7 +33,7 @@ using error_code = boost::system::error_code;
 
 constexpr std::string_view kSubprotocol = "sigmacast.v1.json";
 constexpr Millis kSweep{500};
-constexpr Millis kPongSlack{10'000};  // Nobody is given up before a ping had time to be answered.
+constexpr Millis kPongSlack{2'000};  // Nobody is given up before a ping had time to be answered.
 
 /// The layer below Beast's WebSocket: reads pass through, writes go to the outbox. A write
 /// completes when its bytes have left, so that a peer that floods pings and does not read stops
@@ -201,6 +202,56 @@ bool good_key(std::string_view key) {
     });
 }
 
+bool is_token(std::string_view text) {
+    return !text.empty() && std::all_of(text.begin(), text.end(), [](unsigned char c) {
+        return std::isalnum(c) != 0 ||
+               std::string_view("!#$%&'*+-.^_`|~").find(static_cast<char>(c)) !=
+                   std::string_view::npos;
+    });
+}
+
+std::string_view trimmed(std::string_view text) {
+    const std::size_t begin = text.find_first_not_of(" \t");
+    return begin == std::string_view::npos
+               ? std::string_view{}
+               : text.substr(begin, text.find_last_not_of(" \t") - begin + 1);
+}
+
+/// `name` or `name=value`; a quoted value must be a token, too (RFC 6455 9.1).
+bool good_parameter(std::string_view text) {
+    const std::size_t equals = text.find('=');
+    if (equals == std::string_view::npos) {
+        return is_token(text);
+    }
+    std::string_view value = trimmed(text.substr(equals + 1));
+    if (value.size() >= 2 && value.front() == '"' && value.back() == '"') {
+        value = value.substr(1, value.size() - 2);
+    }
+    return is_token(trimmed(text.substr(0, equals))) && is_token(value);
+}
+
+/// A list of extensions with their parameters (RFC 6455 9.1), of which none is used here. Beast
+/// passes over what is malformed; the RFC has the handshake fail. Empty elements are allowed.
+bool good_extensions(std::string_view list) {
+    while (!list.empty()) {
+        const std::size_t comma = std::min(list.find(','), list.size());
+        std::string_view extension = trimmed(list.substr(0, comma));
+        list.remove_prefix(std::min(comma + 1, list.size()));
+        for (bool name = true; !extension.empty(); name = false) {
+            const std::size_t semicolon = std::min(extension.find(';'), extension.size());
+            const std::string_view part = trimmed(extension.substr(0, semicolon));
+            if (name ? !is_token(part) : !good_parameter(part)) {
+                return false;
+            }
+            if (semicolon + 1 == extension.size()) {
+                return false;  // A semicolon that nothing follows.
+            }
+            extension.remove_prefix(std::min(semicolon + 1, extension.size()));
+        }
+    }
+    return true;
+}
+
 bool same_text(std::string_view a, std::string_view b) {
     return a.size() == b.size() &&
            std::equal(a.begin(), a.end(), b.begin(), [](unsigned char x, unsigned char y) {
@@ -251,6 +302,11 @@ std::optional<http::Response> refuse_upgrade(const http::Request& request,
     }
     if (!good_key(key)) {
         return refusal(400, "Sec-WebSocket-Key is not base64 of 16 bytes");
+    }
+    for (const auto& [name, value] : request.headers) {
+        if (name == "sec-websocket-extensions" && !good_extensions(value)) {
+            return refusal(400, "Sec-WebSocket-Extensions is malformed");
+        }
     }
     if (!origin_allowed(request.header("origin"), request.header("host"), options.cors_origins)) {
         return refusal(403, "Origin is not among edge.cors_origins");
@@ -336,8 +392,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
         bool more = true;
         while (more && !layer().outbox().closed()) {
             more = false;
-            const std::size_t room = layer().outbox().room();
-            const auto frames = room > 0 ? session_->take(room, now) : std::vector<Bytes>{};
+            const Outbox& outbox = layer().outbox();
+            const auto frames = outbox.room() > 0
+                                    ? session_->take(outbox.room(), now, outbox.bytes_room())
+                                    : std::vector<Bytes>{};
             for (const Bytes& frame : frames) {
                 layer().outbox().append(frame);
             }

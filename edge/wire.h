@@ -31,7 +31,7 @@ struct WireOptions {
     Millis ping_interval{30'000};
     Millis pong_timeout{60'000};  // Only for a peer that has answered a ping before.
     Millis close_timeout{2'000};  // For the closing handshake; then the socket is closed.
-    std::vector<std::string> cors_origins;
+    std::vector<std::string> cors_origins = {};
 };
 
 struct WireCounters {
@@ -42,7 +42,8 @@ struct WireCounters {
     std::uint64_t no_pong = 0;
 };
 
-/// Whether a page of this Origin may connect: absent, same host, or listed ("*" lists all).
+/// Whether a page of this Origin may connect: absent, same host, or listed ("*" lists all). On
+/// loopback http::Server has refused foreign hosts before, so that "same host" is ours.
 bool origin_allowed(std::string_view origin, std::string_view host,
                     const std::vector<std::string>& listed);
 

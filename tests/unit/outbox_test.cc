@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "edge/session.h"
+
 namespace sigmacast::edge {
 namespace {
 
@@ -77,6 +79,42 @@ TEST(OutboxTest, RoomEndsWithTheBytes) {
     Outbox outbox;
     outbox.append(bytes(std::string(Outbox::kBytesMax, 'x')));
     EXPECT_EQ(outbox.room(), 0u);
+}
+
+TEST(OutboxTest, WhatASessionGivesIsBoundedInBytesAndTheRestIsStillConflated) {
+    constexpr std::size_t kFrame = 60'000;
+    constexpr std::uint64_t kSlots = 50;
+    const Now now{};
+    const Stream stream{"nas", "storage.update"};
+    SendCounters counters;
+    Session session("id", Dialect::kLegacy, {}, counters, now);
+    std::uint64_t seq = 0;
+    const auto push_round = [&] {
+        for (std::uint64_t slot = 1; slot <= kSlots; ++slot) {
+            ASSERT_TRUE(session.send_data({bytes(std::string(kFrame, 'x')), &stream, ++seq, slot}));
+        }
+    };
+    push_round();
+    Outbox outbox;
+    for (int i = 0; i < 3 && outbox.room() > 0; ++i) {
+        for (const Bytes& frame : session.take(outbox.room(), now, outbox.bytes_room())) {
+            outbox.append(frame);
+        }
+    }
+    EXPECT_LT(outbox.bytes(), Outbox::kBytesMax + kFrame);
+    push_round();
+    EXPECT_GE(counters.conflated, kSlots - outbox.frames());
+}
+
+TEST(OutboxTest, AFrameOverTheBoundGoesAlone) {
+    const Now now{};
+    SendCounters counters;
+    Session session("id", Dialect::kLegacy, {}, counters, now);
+    session.send_control(bytes(std::string(2 * Outbox::kBytesMax, 'x')));
+    session.send_control(bytes("next"));
+    EXPECT_EQ(session.take(64, now, Outbox::kBytesMax).size(), 1u);
+    EXPECT_EQ(session.take(64, now, Outbox::kBytesMax).size(), 1u);
+    EXPECT_TRUE(session.idle());
 }
 
 }  // namespace
