@@ -80,6 +80,13 @@ std::string check_not_empty(const std::string& value) {
     return value.empty() ? "may not be empty" : "";
 }
 
+std::string check_folder(const std::string& value) {
+    if (value.empty() || value.front() != '/' || value.find('\0') != std::string::npos) {
+        return "'" + value + "' is not an absolute path, as /srv/media";
+    }
+    return {};
+}
+
 std::string check_level(const std::string& value) {
     return one_of(value, {"debug", "info", "warn", "error"});
 }
@@ -230,7 +237,13 @@ std::vector<Section> schema(Settings& s) {
          "Our own engine, sigmacast-engine, which serves this machine's real figures.",
          {{"host", &s.engine.host, "Loopback alone: it has no authentication.", 0, 0,
            check_not_empty},
-          {"port", &s.engine.port, "0: the system chooses.", 0, kPortMax}}},
+          {"port", &s.engine.port, "0: the system chooses.", 0, kPortMax},
+          {"compress_folders", &s.engine.compress_folders,
+           "Below which files may be compressed, as [\"/srv/media\"]; empty: samples in data_dir.",
+           0, 0, check_folder},
+          {"compress_workers", &s.engine.compress_workers, "Files compressed at the same time.", 1,
+           64},
+          {"compress_level", &s.engine.compress_level, "Of zstd: 1 is fast, 19 is small.", 1, 19}}},
         {"producer",
          "Polls the engine and publishes what it answers.",
          {{"origin", &s.producer.origin,

@@ -39,6 +39,9 @@ struct BreakerSettings {
 struct EngineSettings {  // Our own engine.
     std::string host = "127.0.0.1";
     std::uint16_t port = 5000;
+    std::vector<std::string> compress_folders;  // Absolute; empty: samples in the data folder.
+    std::uint32_t compress_workers = 2;
+    std::uint32_t compress_level = 3;  // Of zstd.
 };
 
 struct ProducerSettings {

@@ -103,6 +103,9 @@ level = "debug"
 [engine]
 host = "::1"
 port = 0
+compress_folders = ["/srv/media"]
+compress_workers = 4
+compress_level = 19
 [producer]
 origin = "nas@home"
 engine_url = "http://127.0.0.1:5001/api/v1/rpc"
@@ -125,6 +128,9 @@ jwt_secret = "s"
     EXPECT_EQ(s.log_level, "debug");
     EXPECT_EQ(s.engine.host, "::1");
     EXPECT_EQ(s.engine.port, 0);
+    EXPECT_THAT(s.engine.compress_folders, ElementsAre("/srv/media"));
+    EXPECT_EQ(s.engine.compress_workers, 4u);
+    EXPECT_EQ(s.engine.compress_level, 19u);
     EXPECT_EQ(s.producer.origin, "nas@home");
     EXPECT_EQ(s.producer.engine_url, "http://127.0.0.1:5001/api/v1");
     EXPECT_EQ(s.producer.health_interval, Millis(0));
@@ -236,6 +242,8 @@ TEST_F(SettingsTest, AHostThatIsNotLoopbackNeedsAnExplicitWord) {
 
 TEST_F(SettingsTest, TheEngineAndTheBusNeverLeaveTheMachine) {
     EXPECT_THAT(problems("[engine]\nhost = \"0.0.0.0\"\n"), HasSubstr("no authentication"));
+    EXPECT_THAT(problems("[engine]\ncompress_folders = [\"/a\", \"media\"]\n"),
+                HasSubstr("'media' is not an absolute path"));
     for (const char* endpoint : {"tcp://*:1", "tcp://0.0.0.0:12070", "tcp://nas:12070"}) {
         EXPECT_THAT(problems("[broker]\nfeed = \"" + std::string(endpoint) + "\"\n"),
                     HasSubstr("open to the network"));
