@@ -22,10 +22,10 @@ namespace sigmacast::edge {
 
 struct TokenRules {
     std::string algorithm = "HS256";  // Or RS256.
-    std::string secret;               // HS256: at least kSecretBytesMin.
-    std::string public_key;           // RS256: PEM, an RSA key of at least 2,048 bits.
-    std::string issuer;               // Empty: any.
-    std::string audience;             // Empty: any.
+    std::string secret = {};          // HS256: at least kSecretBytesMin.
+    std::string public_key = {};      // RS256: PEM, an RSA key of at least 2,048 bits.
+    std::string issuer = {};          // Empty: any.
+    std::string audience = {};        // Empty: any.
     std::string roles_claim = "roles";
     Millis leeway{5'000};  // What clocks may differ by.
 };
