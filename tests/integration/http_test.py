@@ -64,6 +64,29 @@ def test_a_foreign_web_page_may_not_open_a_websocket(shared, port):
         own.wait("notification")
 
 
+def test_a_page_whose_name_was_pointed_at_this_machine_is_turned_away(shared, port):
+    rebound = {"Host": f"evil.example:{port}", "Origin": f"http://evil.example:{port}"}
+    for path in ("/", "/api/v1/state", "/metrics", "/ws"):
+        code, headers, body = get(port, path, headers=rebound)
+        assert code == 421 and "edge.cors_origins" in str(body), path
+        assert "access-control-allow-origin" not in headers
+    with pytest.raises(Refused) as refused:
+        shared.client(host=rebound["Host"], headers={"Origin": rebound["Origin"]})
+    assert refused.value.status == 421
+    assert get(port, "/api/v1/ready", headers={"Host": f"localhost:{port}"})[0] == 200
+    for program in (shared.producer, shared.broker):
+        assert get(program.port, "/metrics", headers=rebound)[0] == 421
+
+
+def test_a_proxy_that_passes_the_public_host_on_is_served_once_it_is_configured(make_cluster, engine):
+    cluster = make_cluster(engine, polls=[POLL], edge_options={"cors_origins": ["https://nas.example:8443"]})
+    public = {"Host": "nas.example:8443", "Origin": "https://nas.example:8443"}
+    code, headers, _ = get(cluster.edge.port, "/api/v1/state", headers=public)
+    assert code == 200 and headers["access-control-allow-origin"] == public["Origin"]
+    with cluster.client(host=public["Host"], headers={"Origin": public["Origin"]}) as page:
+        page.wait("notification")
+
+
 def test_the_circuit_breaker_status_has_the_shape_of_the_contract(shared, port):
     code, headers, body = get(port, "/api/v1/status/circuit-breaker")
     assert code == 200 and headers["content-type"].startswith("application/json")

@@ -1,5 +1,7 @@
 """No one spoils it for another: slow clients, two producers, one name for two, the edges of what is allowed."""
 
+import os
+
 import pytest
 
 from fault_engine import FaultEngine, captured, ok, status, ticking_system_status
@@ -137,7 +139,6 @@ def test_the_second_producer_under_one_name_takes_over_and_the_first_is_fenced(m
 
 @pytest.mark.parametrize("member", ["feed", "ingest", "repair"])
 def test_noise_on_a_bus_socket_hurts_nothing(shared, member):
-    import os
     import socket
     host, port = getattr(shared, member)[len("tcp://"):].split(":")
     for noise in (b"", b"GET / HTTP/1.1\r\n\r\n", os.urandom(5000), b"\xff" + b"\0" * 8 + b"\x01\x7f" + b"\0" * 53):
@@ -187,6 +188,41 @@ def test_a_client_beyond_the_maximum_is_turned_away_and_the_others_stay(make_clu
         client.wait(POLL, after=mark)
         client.close()
     until(lambda: try_client(cluster), what="there is room again")
+
+
+def test_a_client_that_stops_answering_pings_is_closed_and_one_that_never_did_is_kept(make_cluster, engine):
+    cluster = make_cluster(engine, polls=[POLL], edge_options={"ping_interval": "100ms", "pong_timeout": "100ms"})
+    with cluster.client(answer_pings=False) as never, cluster.client() as good:
+        gone = cluster.client()
+        until(lambda: gone.control, what="a ping, and its answer")
+        gone.request({"type": "ping"}, "pong")
+        gone._answer_pings = False
+        assert gone.wait_closed(timeout=10) == (4104, "no_pong")
+        assert cluster.edge.metrics()["sigmacast_edge_no_pong_total"] == 1
+        assert good.closed is None and never.closed is None
+
+
+def test_a_connection_that_was_cut_leaves_nothing_behind(make_cluster, engine):
+    engine.set(POLL, big_status())
+    cluster = make_cluster(engine, polls={POLL: {"interval": 0.02, "deadline": 0.5}})
+    descriptors = lambda: len(os.listdir(f"/proc/{cluster.edge.process.pid}/fd"))
+    clients = lambda: cluster.edge.metrics()["sigmacast_edge_clients"]
+    with cluster.client() as good:
+        good.wait(POLL)
+        assert clients() == 1  # The metrics' own connection ends before the descriptors are counted.
+        before = until(lambda: (n := descriptors()) == descriptors() and n)
+        for _ in range(3):
+            silent = [cluster.client(receive_buffer=4096, reading=False) for _ in range(20)]
+            for client in silent:
+                for _ in range(50):
+                    client.send({"type": "ping"})
+            until(lambda: clients() == 21)
+            mark = good.mark
+            good.wait(lambda m: len(good.of(POLL, after=mark)) >= 20, timeout=15)
+            for client in silent:
+                client.reset()
+            until(lambda: clients() == 1, what="those that were cut are gone")
+        until(lambda: descriptors() <= before, what="and their descriptors")
 
 
 def try_client(cluster):

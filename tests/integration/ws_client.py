@@ -61,8 +61,9 @@ def brief(message):
 
 class Client:
     def __init__(self, port, protocol=None, path="/ws", key=None, reading=True, answer_pings=True, headers=None,
-                 receive_buffer=None, timeout=5 * PATIENCE):
+                 receive_buffer=None, timeout=5 * PATIENCE, host=None):
         self.protocol = protocol
+        self._host = host           # What it says in Host; this address otherwise
         self.messages = []
         self.control = []           # (time, opcode, payload) of every ping and pong
         self.fragments = 0          # Frames that were not a whole message.
@@ -92,7 +93,7 @@ class Client:
 
     # Handshake --------------------------------------------------------------------------------------------------------
     def _shake_hands(self, port, path, key, headers):
-        lines = [f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", "Upgrade: websocket", "Connection: Upgrade",
+        lines = [f"GET {path} HTTP/1.1", f"Host: {self._host or f'127.0.0.1:{port}'}", "Upgrade: websocket", "Connection: Upgrade",
                  f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13"]
         if self.protocol:
             lines.append(f"Sec-WebSocket-Protocol: {self.protocol}")
@@ -282,6 +283,11 @@ class Client:
         except OSError:
             pass
         self._thread.join(5)
+
+    def reset(self):
+        """The connection ends with a reset, whatever is unread."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.cut()
 
     def __enter__(self):
         return self
