@@ -7,8 +7,8 @@
 // else does.
 //
 // Runs on: the loop. It decides nothing about topics or state. Bounds: clients_max connections; an
-// outbox of 64 frames or 256 KiB each, beyond which frames stay in the Session, where they are
-// conflated.
+// outbox of 64 frames and 256 KiB (or one frame) each, beyond which frames stay in the Session,
+// where they are conflated.
 #pragma once
 
 #include <cstddef>
