@@ -21,7 +21,7 @@ set(SIGMACAST_USES_tests ${SIGMACAST_LAYERS})
 add_library(sigmacast_flags INTERFACE)
 target_include_directories(sigmacast_flags INTERFACE ${CMAKE_SOURCE_DIR})
 target_compile_definitions(sigmacast_flags INTERFACE
-  SIGMACAST_VERSION="${PROJECT_VERSION}" BOOST_ASIO_NO_DEPRECATED BOOST_BEAST_USE_STD_STRING_VIEW)
+  SIGMACAST_VERSION="${PROJECT_VERSION}" BOOST_ASIO_NO_DEPRECATED)
 target_compile_options(sigmacast_flags INTERFACE
   -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Wnon-virtual-dtor -Woverloaded-virtual)
 if(SIGMACAST_WERROR)
