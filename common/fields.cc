@@ -105,13 +105,6 @@ void Writer::age(const Age& value, Mono now) {
     wall("retry", value.retry_at);
 }
 
-void Writer::binary(std::string_view name, std::string_view value) {
-    member(name, {});
-    Sink sink{members_};
-    const auto size = static_cast<std::uint32_t>(value.size());
-    Packer(sink).pack_bin(size).pack_bin_body(value.data(), size);
-}
-
 void Writer::texts(std::string_view name, const std::vector<std::string>& values) {
     member(name, {});
     Sink sink{members_};
@@ -259,17 +252,6 @@ Age Reader::age(Now now) const {
     age.source = text("source");
     age.retry_at = wall("retry");
     return age;
-}
-
-Bytes Reader::binary(std::string_view name) const {
-    const msgpack::object* object = find(name);
-    if (object == nullptr) {
-        return nullptr;
-    }
-    if (object->type != msgpack::type::BIN) {
-        fail(name, "is not binary");
-    }
-    return std::make_shared<const std::string>(object->via.bin.ptr, object->via.bin.size);
 }
 
 Reader::Items Reader::items(std::string_view name) const {

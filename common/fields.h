@@ -49,7 +49,6 @@ class Writer {
     /// value younger.
     void as_of(const std::optional<AsOf>& value, Mono now);
     void age(const Age& value, Mono now);
-    void binary(std::string_view name, std::string_view value);
     /// Written even when it is empty.
     void texts(std::string_view name, const std::vector<std::string>& values);
     void map(std::string_view name, Writer value);
@@ -115,7 +114,6 @@ class Reader {
     [[nodiscard]] std::optional<Wall> wall(std::string_view name) const;
     [[nodiscard]] std::optional<AsOf> as_of(Now now) const;
     [[nodiscard]] Age age(Now now) const;
-    [[nodiscard]] Bytes binary(std::string_view name) const;
     [[nodiscard]] std::optional<std::vector<std::string>> texts(std::string_view name) const;
     [[nodiscard]] std::optional<Reader> map(std::string_view name) const;
     /// Calls `read(Reader)` for each map of an array.

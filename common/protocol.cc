@@ -86,15 +86,19 @@ Frames write(const Welcome& welcome, Mono) {
     Writer writer = start("welcome");
     writer.number("epoch", welcome.epoch);
     fields::put_marks(writer, "streams", welcome.streams);
-    writer.maps("keys", welcome.keys, [](Writer& map, const LiveKey& live) {
-        map.text("topic", live.topic);
-        map.text("poll", live.poll);
-        map.text("key", live.key);
-        if (live.data) {
-            map.binary("data", *live.data);
-        }
-    });
-    return alone(std::move(writer));
+    Frames frames = alone(std::move(writer));
+    std::size_t room = kWelcomeDataMax;
+    for (const LiveKey& live : welcome.keys) {  // Frames of their own: each frame is bounded.
+        Writer header;
+        header.text("topic", live.topic);
+        header.text("poll", live.poll);
+        header.text("key", live.key);
+        frames.push_back(std::move(header).finish());
+        const bool fits = live.data && live.data->size() <= room;
+        room -= fits ? live.data->size() : 0;
+        frames.push_back(fits ? *live.data : std::string());
+    }
+    return frames;
 }
 
 Frames write(const Conflict& conflict, Mono) {
@@ -195,10 +199,15 @@ Any read_welcome(const Input& in) {
     Welcome welcome;
     welcome.epoch = in.reader.number("epoch");
     welcome.streams = fields::get_marks(in.reader, "streams");
-    in.reader.maps("keys", [&](const Reader& map) {
-        welcome.keys.push_back(
-            {map.text("topic"), map.text("poll"), map.text("key"), map.binary("data")});
-    });
+    for (std::size_t i = 1; i + 1 < in.frames.size(); i += 2) {
+        const auto handle = fields::unpack(in.frames[i], "welcome.key", {});
+        const Reader header(handle.get(), "welcome.key");
+        LiveKey& live = welcome.keys.emplace_back(
+            LiveKey{header.text("topic"), header.text("poll"), header.text("key"), nullptr});
+        if (!in.frames[i + 1].empty()) {
+            live.data = std::make_shared<const std::string>(in.frames[i + 1]);
+        }
+    }
     return welcome;
 }
 
@@ -263,7 +272,7 @@ struct Type {
     bool has_records;
 };
 constexpr std::array<Type, 10> kTypes{{{"hello", read_hello, false},
-                                       {"welcome", read_welcome, false},
+                                       {"welcome", read_welcome, true},
                                        {"conflict", read_conflict, false},
                                        {"sync", read_sync, false},
                                        {"durable", read_durable, false},

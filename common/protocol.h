@@ -48,7 +48,7 @@ struct LiveKey {
     std::string topic;
     std::string poll;
     std::string key;
-    Bytes data;  // The last known data.
+    Bytes data;  // The last known data; null where the welcome had no room for it.
 };
 
 struct Welcome {
@@ -113,6 +113,10 @@ struct Snapshot {
 
 using Any = std::variant<Hello, Welcome, Conflict, Sync, Durable, Unknown, Ask, Range,
                          SnapshotRequest, Snapshot>;
+
+/// Data of live keys in one welcome: no message may outgrow what the bus takes. Of the keys beyond
+/// it the names are there.
+inline constexpr std::size_t kWelcomeDataMax = 32u << 20;
 
 /// Records in one message; decode() refuses more, so a larger snapshot or range is to be cut by
 /// whoever makes it.

@@ -92,6 +92,25 @@ TEST(RepairMessage, WelcomeArrivesWhole) {
     EXPECT_FALSE(got.keys[1].data);
 }
 
+TEST(RepairMessage, NoFrameOfAWelcomeGrowsWithWhatIsLiveAndTheWholeIsBounded) {
+    const auto large = std::make_shared<const std::string>(std::string(4u << 20, '\x80'));
+    Welcome welcome{.epoch = 8, .streams = {}, .keys = {}};
+    for (int i = 0; i < 10; ++i) {
+        welcome.keys.push_back({"t", "p", std::to_string(i), large});
+    }
+    std::size_t whole = 0;
+    for (const std::string& frame : protocol::encode(welcome, kHere.mono)) {
+        EXPECT_LE(frame.size(), 4u << 20);
+        whole += frame.size();
+    }
+    EXPECT_LE(whole, kWelcomeDataMax + 1'000);
+    const Welcome got = sent(welcome);
+    ASSERT_EQ(got.keys.size(), 10u) << "every key is named";
+    EXPECT_EQ(got.keys[7].data->size(), large->size());
+    EXPECT_EQ(got.keys[9].key, "9");
+    EXPECT_FALSE(got.keys[9].data);
+}
+
 TEST(RepairMessage, TheSmallOnesArriveWhole) {
     EXPECT_EQ(sent(Conflict{9}).floor, 9u);
     const Sync sync = sent(Sync{"nas", "abc", 3});
@@ -184,7 +203,6 @@ TEST(BrokenRepairMessage, IsRefused) {
     EXPECT_THAT(refused(R"({"v":1,"t":"other"})").message, HasSubstr("repair message.t"));
     EXPECT_THAT(refused(R"({"v":1,"t":"ask","id":"x"})").message, HasSubstr("repair message.id"));
     EXPECT_EQ(refused(R"({"v":1,"t":"range","superseded":[[1]]})").code, Errc::kInvalid);
-    EXPECT_EQ(refused(R"({"v":1,"t":"welcome","keys":[{"data":"text"}]})").code, Errc::kInvalid);
     EXPECT_EQ(refused(R"({"v":1,"t":"hello","origin":"a b"})").code, Errc::kInvalid);
 }
 
@@ -197,6 +215,9 @@ TEST(BrokenRepairMessage, AHigherVersionIsRefusedNamingBoth) {
 TEST(BrokenRepairMessage, RecordsComeInPairsAndOnlyWhereTheyBelong) {
     Frames frames = protocol::encode(range_of({1, 1}, {record(1)}), kHere.mono);
     frames.pop_back();
+    EXPECT_EQ(refused(frames).code, Errc::kInvalid);
+    frames = protocol::encode(Welcome{}, kHere.mono);
+    frames.insert(frames.end(), {"no map", ""});
     EXPECT_EQ(refused(frames).code, Errc::kInvalid);
     frames = protocol::encode(Unknown{}, kHere.mono);
     frames.insert(frames.end(), {"", ""});
