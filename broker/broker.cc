@@ -122,7 +122,7 @@ void Broker::on_messages(std::vector<Message> batch, Now now) {
     for (Message& message : batch) {
         take(ingest_.on_message(std::move(message), admit(), now), now);
     }
-    flush(now);
+    finish(now);
 }
 
 void Broker::on_request(const std::string& peer, protocol::Any request, Now now) {
@@ -140,7 +140,7 @@ void Broker::on_request(const std::string& peer, protocol::Any request, Now now)
     } else {
         ++counts_.unreadable;  // A message that only a broker sends.
     }
-    flush(now);
+    finish(now);
 }
 
 void Broker::on_hello(const std::string& peer, const protocol::Hello& hello, Now now) {
@@ -425,7 +425,7 @@ void Broker::on_committed(const Result<storage::Committed>& result, Now now) {
     }
     if (!result) {
         on_refused(result.error(), now);
-        flush(now);
+        finish(now);
         return;
     }
     InFlight flight = std::move(*in_flight_);
@@ -456,7 +456,7 @@ void Broker::on_committed(const Result<storage::Committed>& result, Now now) {
     for (Outgoing& outgoing : ingest_.acknowledge(flight.positions)) {
         outputs_.reply(outgoing.peer, std::move(outgoing.message));
     }
-    flush(now);
+    finish(now);
 }
 
 void Broker::make_visible(Message& message) {
@@ -582,6 +582,16 @@ void Broker::on_timer(Now now) {
     if (now.mono >= next_head_) {
         publish_head(now);
         next_head_ = std::max(next_head_ + kHeadInterval, now.mono);
+    }
+}
+
+/// Ends each input. What is due is done here, too: under load one input follows the other, and a
+/// head that waits for a quiet moment is a silent broker to the edges.
+void Broker::finish(Now now) {
+    if (now.mono >= deadline()) {
+        on_timer(now);
+    } else {
+        flush(now);
     }
 }
 

@@ -37,7 +37,7 @@ inline constexpr Millis kHeadInterval{1000};
 inline constexpr Millis kRetryInterval{1000};  // Between commits while the database refuses.
 /// What may wait for the next commit; beyond it messages are left out, and repaired later.
 inline constexpr std::size_t kPendingBytesMax = 64u << 20;
-inline constexpr std::size_t kPendingMessagesMax = 100'000;
+inline constexpr std::size_t kPendingMessagesMax = 20'000;
 /// Keys of all state topics together; a value of one more becomes a gap.
 inline constexpr std::size_t kKeysMax = 50'000;
 /// Keys that a transition names; of a poll with more it names none, which means all.
@@ -154,6 +154,7 @@ class Broker {
     void on_ask(const std::string& peer, const protocol::Ask& ask, Now now);
     void on_snapshot_request(const std::string& peer, const protocol::SnapshotRequest& request);
 
+    void finish(Now now);
     void flush(Now now);
     void submit(std::size_t known, Now now);
     void stamp(Message& message);

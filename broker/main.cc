@@ -21,6 +21,8 @@ namespace {
 
 /// A clean stop waits this long for what is pending to be committed.
 constexpr Millis kStopMax{5000};
+/// Messages that are handed over at once, so that heads go out between.
+constexpr std::size_t kTurnMax = 512;
 
 enum Socket : std::size_t { kIngest = 0, kFeed = 1, kRepair = 2 };
 
@@ -208,6 +210,11 @@ class Service final : public broker::BrokerOutputs {
             return;  // Not acknowledged, so it is repaired after the next start.
         }
         std::vector<Message> ingest;
+        const auto hand_over = [&] {
+            if (!ingest.empty()) {
+                broker_.on_messages(std::exchange(ingest, {}), system_now());
+            }
+        };
         const Now now = system_now();
         for (bus::Incoming& incoming : batch) {
             const Now sent{incoming.sent, now.wall};
@@ -215,6 +222,9 @@ class Service final : public broker::BrokerOutputs {
                 auto message = decode(incoming.frames, sent);
                 if (message) {
                     ingest.push_back(std::move(*message));
+                    if (ingest.size() >= kTurnMax) {
+                        hand_over();
+                    }
                 } else {
                     // Its position is unknown, so it counts as not received: the stream asks for
                     // it, and gives it up in the end.
@@ -224,9 +234,7 @@ class Service final : public broker::BrokerOutputs {
                 on_repair(std::move(incoming.frames), sent, now);
             }
         }
-        if (!ingest.empty()) {
-            broker_.on_messages(std::move(ingest), now);
-        }
+        hand_over();
         after_input();
     }
 

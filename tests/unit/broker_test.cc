@@ -371,6 +371,25 @@ TEST_F(BrokerTest, AnUnchangedAnswerIsAReportAndNothingElse) {
     EXPECT_EQ(world.now.mono, world.snapshot().polls.at(0).age.as_of->mono);
 }
 
+TEST_F(BrokerTest, AReportNamesTheBrokersPositionsToTheEdges) {
+    Producer& nas = world.producer("nas");
+    nas.value("a", "1");
+    nas.good_report({"a"});  // The transition takes a position that the producer does not know.
+    Report report;
+    report.poll = "p";
+    report.topic = "jobs";
+    report.ok = true;
+    report.after = {{"jobs", 1}};
+    Message message;
+    message.kind = Kind::kReport;
+    message.topic = report_topic("p");
+    message.detail = std::move(report);
+    nas.origin.push(std::move(message), world.now);
+    world.settle();
+    ASSERT_EQ(Kind::kReport, world.feed.back().kind);
+    EXPECT_EQ(2U, world.feed.back().report().after.at(0).seq);
+}
+
 TEST_F(BrokerTest, AFailureIsToldOnceAndNamesTheKeysOfItsPoll) {
     Producer& nas = world.producer("nas");
     nas.value("a", "1");
@@ -446,7 +465,7 @@ TEST_F(BrokerTest, HeadsVouchForStateThatNoPollFeedsAndKeepItYoung) {
     EXPECT_THAT(world.seen("breaker"),
                 ElementsAre("breaker/x=1 seq1 pos1", "breaker/y=1 seq2 pos2"))
         << "no transition, and nothing more to publish";
-    EXPECT_LT(world.commits, 5) << "being alive is not written to the disk each second";
+    EXPECT_LT(world.commits, 10) << "being alive is not written to the disk each second";
     nas.killed = true;
     world.advance(Seconds{10});
     EXPECT_THAT(world.seen("breaker"),
@@ -528,6 +547,27 @@ TEST_F(BrokerTest, HeadsNameEveryStreamAndPollEachSecond) {
     ASSERT_EQ(1U, head.polls.size());
     EXPECT_EQ(Quality::kLive, head.polls[0].age.quality);
     EXPECT_EQ(world.broker->epoch(), world.head.epoch);
+}
+
+TEST_F(BrokerTest, HeadsAndSilenceAreOnTimeWhereInputLeavesTheTimerNoTurn) {
+    Producer& other = world.producer("other");
+    other.value("a", "1");
+    other.good_report({"a"});
+    Producer& nas = world.producer("nas");
+    world.seen();
+    Mono last = world.now.mono;
+    for (int step = 0; step < 500; ++step) {
+        world.now.mono += Millis{10};
+        world.now.wall += Millis{10};
+        world.head = {};
+        nas.event("x");
+        if (world.head.kind == Kind::kHead) {
+            EXPECT_LE(elapsed(last, world.now.mono), Millis{1010});
+            last = world.now.mono;
+        }
+    }
+    EXPECT_LE(elapsed(last, world.now.mono), Millis{1010});
+    EXPECT_THAT(world.seen("jobs"), Contains("transition jobs stale:PRODUCER_SILENT seq3 pos304"));
 }
 
 TEST_F(BrokerTest, ARestartKeepsStateAndAsOfAndCallsEverythingStaleUntilAGoodReport) {

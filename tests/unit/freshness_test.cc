@@ -89,6 +89,19 @@ TEST_F(FreshnessTest, AFailedReportMakesStaleOnceAndKeepsAsOf) {
     EXPECT_TRUE(good());
 }
 
+TEST_F(FreshnessTest, AFailedReportWithoutKeysKeepsThoseOfTheLastGoodAnswer) {
+    declare();
+    Report report = made();
+    report.ok = true;
+    report.keys = {{"a"}};
+    freshness_.on_report("nas", report, 1, now_);
+    bad("RPC_DISCONNECT");
+    EXPECT_EQ(report.keys, freshness_.find("nas", "p")->report.keys);
+    report.keys.reset();
+    freshness_.on_report("nas", report, 3, now_);
+    EXPECT_FALSE(freshness_.find("nas", "p")->report.keys);
+}
+
 TEST_F(FreshnessTest, AFailureWithoutAnyValueIsDown) {
     declare();
     ASSERT_TRUE(bad("RPC_DISCONNECT"));

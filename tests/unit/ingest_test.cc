@@ -195,6 +195,18 @@ TEST_F(IngestTest, TheHigherEpochOwnsTheOriginAndTheOtherIsFenced) {
     EXPECT_EQ(2U, std::get<protocol::Conflict>(answer).floor);
 }
 
+TEST_F(IngestTest, AnotherInstanceOfTheSameEpochIsFenced) {
+    EXPECT_TRUE(std::holds_alternative<protocol::Conflict>(sync("a", "other", 1)));
+    EXPECT_TRUE(std::holds_alternative<protocol::Durable>(sync("a", "i", 1)));
+}
+
+TEST_F(IngestTest, AReportThatWaitsGoesWithItsInstance) {
+    EXPECT_THAT(report(1, 1), IsEmpty());
+    hello("a", "new", 2);
+    EXPECT_THAT(send(made(Kind::kValue, "a", "v", 1, 2)), ElementsAre("v1"))
+        << "the old one's report knows nothing of this value";
+}
+
 TEST_F(IngestTest, AHelloThatIsNotAboveTheOwnerIsAConflict) {
     hello("a", "i", 5);
     EXPECT_FALSE(welcomed(hello("a", "other", 5)));
