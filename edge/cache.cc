@@ -140,6 +140,10 @@ Result<std::shared_ptr<const Value>> Cache::put(const Message& message) {
         poll = make_poll(std::move(first));
     }
     if (poll) {
+        Age& age = poll->state.age;
+        if (age.quality == Quality::kInitial || age.quality == Quality::kDown) {
+            age = value->age;  // It never had a value; its report says so, too, if it arrives.
+        }
         ++poll->values_since_report;
     }
     return std::shared_ptr<const Value>(std::move(value));

@@ -1,5 +1,7 @@
 """Clients with the subprotocol sigmacast.v1.json: hello, subscribed, values, ticks, transitions."""
 
+import json
+
 from fault_engine import ok, captured, status, ticking_system_status
 from harness import PATIENCE, parse_time, until
 from ws_client import V1, rising
@@ -27,6 +29,7 @@ def test_hello_comes_first_and_tells_of_every_source(shared):
         assert sources["agents.list"]["quality"] == "live"
         assert sources["agents.list"]["origin"] == "nas"
         assert sources["agents.list"]["topic"] == "agent.status"
+        assert all(source["poll"] and source["topic"] for source in data["sources"])
 
 
 def test_nothing_is_sent_before_it_is_asked_for(shared):
@@ -51,7 +54,7 @@ def test_subscribed_names_each_topic_and_exactly_so_many_values_follow(shared):
         at = client.messages.index(answer)
         value = client.wait("agent.status", after=at)
         assert len(value.data["agents"]) == 40
-        assert value["quality"] == "live" and value["origin"] == "nas"
+        assert value["quality"] == "live" and value["origin"] == "nas" and value["poll"] == "agents.list"
         assert value["seq"] > 0 and value["pos"] > 0 and value["epoch"] == client.hello.data["epoch"]
         assert value["age_ms"] >= 0 and parse_time(value["as_of"])
 
@@ -162,6 +165,32 @@ def test_breaker_state_is_published_as_state(shared):
         value = client.wait(lambda m: m.type == "breaker.status" and m["key"] == "system.status")
         assert value.data["state"] == "closed" and value.data["name"] == "system.status"
         assert value["quality"] == "live"
+        assert "poll" not in value, "none feeds it"
+        tick = client.wait(lambda m: m.type == "tick" and m.data["topic"] == "breaker.status", timeout=15)
+        assert tick.data["poll"] == "" and tick["age_ms"] < 1500 * PATIENCE, "its producer vouches for it each second"
+
+
+def test_publishing_again_does_not_call_live_what_an_earlier_publish_left(cluster):
+    def publish(topic, key):
+        line = json.dumps({"type": topic, "key": key, "data": {"on": True}}) + "\n"
+        done = cluster.command("publish", "--config", cluster.command_config(), "--origin", "script", "--kind", "state",
+                               input=line)
+        assert done.returncode == 0, done.stderr
+
+    def qualities(topic):
+        return {value["key"]: value["quality"] for value in cluster.state(topic)["values"]}
+
+    publish("lamp", "hall")
+    until(lambda: qualities("lamp") == {"hall": "stale"}, timeout=12, what="the publisher is gone")
+    with cluster.v1("*") as client:
+        publish("lamp", "attic")
+        publish("door", "front")
+        client.wait(lambda m: m.type == "transition" and m.data["topic"] == "door" and m["quality"] == "stale", timeout=12)
+        assert [m for m in client.messages if m.type == "transition" and m["quality"] == "live"
+                and m.data["topic"] == "lamp" and m.data["keys"] in ([], ["hall"])] == []
+        assert qualities("lamp")["hall"] == "stale"
+        late = [m for m in client.of("lamp") if m["key"] == "hall"]
+        assert {m["quality"] for m in late} == {"stale"}
 
 
 def test_an_engine_of_another_kind_needs_configuration_only(make_cluster, engine):
