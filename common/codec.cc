@@ -367,6 +367,14 @@ Result<> check_json_size(std::string_view text, const CodecLimits& limits) {
     return {};
 }
 
+/// The default loses a double's last bit now and then; Boost 1.81 knows nothing else.
+template <class Options>
+void read_precisely(Options& options) {
+    if constexpr (requires { options.numbers; }) {
+        options.numbers = decltype(options.numbers)::precise;
+    }
+}
+
 }  // namespace
 
 Result<boost::json::value> parse_json(std::string_view text, const CodecLimits& limits) {
@@ -375,6 +383,7 @@ Result<boost::json::value> parse_json(std::string_view text, const CodecLimits& 
     }
     boost::json::parse_options options;
     options.max_depth = limits.depth_max;
+    read_precisely(options);
     boost::json::parser parser({}, options);
     boost::system::error_code ec;
     const std::size_t end = parser.write_some(text.data(), text.size(), ec);

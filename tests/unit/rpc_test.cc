@@ -2,9 +2,16 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+#include <bit>
 #include <boost/json.hpp>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
 #include <string>
 
+#include "common/codec.h"
 #include "engine_captures.h"
 
 namespace sigmacast::producer {
@@ -32,6 +39,30 @@ TEST(Rpc, AResultIsAValue) {
     const Outcome outcome = answered(R"({"jsonrpc":"2.0","result":{"a":1},"error":null,"id":7})");
     ASSERT_TRUE(outcome.ok()) << outcome.text;
     EXPECT_EQ(1, outcome.value.at("a").as_int64());
+}
+
+template <class Options>
+constexpr bool kPrecise = requires(Options options) { options.numbers; };
+
+/// To the last bit where Boost.JSON can be told to read precisely, else off by two units in the
+/// last place at most (README.md, "Known limits").
+TEST(Rpc, ADoubleKeepsItsValueFromTheEngineToTheClient) {
+    std::mt19937_64 random(1);
+    std::uniform_real_distribution<double> percent(0, 100);
+    for (int i = 0; i < 1'000; ++i) {
+        const double sent = percent(random);
+        std::array<char, 32> text{};
+        std::snprintf(text.data(), text.size(), "%.17g", sent);
+        const Outcome outcome =
+            answered(R"({"result":{"v":)" + std::string(text.data()) + R"(},"id":7})");
+        ASSERT_TRUE(outcome.ok());
+        std::string json;
+        ASSERT_TRUE(append_json(json, to_msgpack(outcome.value)));
+        const double read = std::strtod(json.c_str() + json.find(':') + 1, nullptr);
+        const auto off = std::bit_cast<std::int64_t>(read) - std::bit_cast<std::int64_t>(sent);
+        ASSERT_LE(std::abs(off), kPrecise<boost::json::parse_options> ? 0 : 2)
+            << text.data() << " became " << json;
+    }
 }
 
 TEST(Rpc, AResultWithoutAnErrorMemberIsAValue) {
