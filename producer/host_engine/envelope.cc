@@ -17,6 +17,7 @@ namespace json = boost::json;
 namespace {
 
 constexpr int kMethodNotFound = -32601;
+constexpr int kInvalidParams = -32602;
 constexpr int kInternalError = -32603;
 
 /// Through msgpack, because Boost's own writer spells 24.6 as 2.46E1.
@@ -151,6 +152,11 @@ http::Response perform(const json::object& call, const Methods& methods) {
         return reply(method->second(params != nullptr && params->is_object() ? params->get_object()
                                                                              : json::object{}),
                      nullptr, id_of(call));
+    } catch (const InvalidParams& problem) {
+        return reply(nullptr,
+                     json::object{{"code", kInvalidParams},
+                                  {"message", std::string("Invalid params: ") + problem.what()}},
+                     id_of(call));
     } catch (const std::exception& problem) {
         return reply(
             nullptr,
@@ -191,6 +197,9 @@ http::Response answer(const http::Request& request, const Methods& methods) {
         http::Response response = refuse(405, "Method Not Allowed");
         response.headers.emplace_back("allow", "POST");
         return response;
+    }
+    if (!request.header("origin").empty()) {
+        return refuse(403, "Pages may not call the engine (the request has an Origin)");
     }
     return answer_call(request, methods);
 }
