@@ -442,6 +442,18 @@ TEST_F(HttpTest, AClientThatDoesNotTakeItsAnswerInTimeIsClosed) {
     });
 }
 
+TEST_F(HttpTest, AnswersThatWereTakenDoNotCount) {
+    serve_large({.pending_bytes_max = 1'000});
+    beside([&] {
+        Wire wire(server_->port());
+        for (int i = 0; i < 20; ++i) {
+            wire.say("GET /small HTTP/1.1\r\n\r\n");
+            ASSERT_THAT(wire.hear_until("\r\n\r\n"), HasSubstr(" 200 ")) << i;
+            wire.hear_until(std::string(100, 'x'));
+        }
+    });
+}
+
 TEST_F(HttpTest, AnAnswerOverTheBoundGoesOutWhereItIsAlone) {
     serve_large({.pending_bytes_max = 1'000});
     beside([&] { EXPECT_THAT(ask_large("/large"), HasSubstr(" 200 ")); });
