@@ -11,5 +11,6 @@ int run_state(const StateCommand& command);
 int run_status(const StatusCommand& command);
 int run_log(const LogCommand& command);
 int run_publish(const PublishCommand& command);
+int run_compress(const CompressCommand& command);
 
 }  // namespace sigmacast::cli

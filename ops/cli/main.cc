@@ -16,6 +16,7 @@ struct Run {
     int operator()(const StatusCommand& command) const { return run_status(command); }
     int operator()(const LogCommand& command) const { return run_log(command); }
     int operator()(const PublishCommand& command) const { return run_publish(command); }
+    int operator()(const CompressCommand& command) const { return run_compress(command); }
 };
 
 int run(int argc, char** argv) {

@@ -8,7 +8,7 @@
 namespace sigmacast::cli {
 namespace {
 
-constexpr std::uint16_t kDefaultPort = 12080;
+constexpr std::uint16_t kEnginePort = 5000;
 
 Error invalid(std::string message) {
     return {Errc::kInvalid, std::move(message)};
@@ -43,6 +43,8 @@ struct Raw {
     StatusCommand status;
     LogCommand log;
     PublishCommand publish;
+    std::string engine = "http://127.0.0.1:5000/api/v1";
+    CompressCommand compress;
 };
 
 struct Commands {
@@ -51,6 +53,7 @@ struct Commands {
     CLI::App* status;
     CLI::App* log;
     CLI::App* publish;
+    CLI::App* compress;
 };
 
 void declare_tail(CLI::App& sub, Raw& raw) {
@@ -124,6 +127,20 @@ void declare_publish(CLI::App& sub, Raw& raw) {
         "line was bad or not everything is durable. A second one under the same name waits.");
 }
 
+void declare_compress(CLI::App& sub, Raw& raw) {
+    sub.add_option("file", raw.compress.file, "File to compress, below a folder of the engine's")
+        ->required()
+        ->type_name("FILE");
+    sub.add_option("--engine", raw.engine, "Address of the engine (default " + raw.engine + ")")
+        ->type_name("URL");
+    sub.add_option("--priority", raw.compress.priority, "Which jobs go first (default normal)")
+        ->check(CLI::IsMember({"low", "normal", "high", "critical"}))
+        ->type_name("low|normal|high|critical");
+    sub.footer(
+        "The engine writes FILE.zst beside the file, which stays as it is. Ends with 0 when it is\n"
+        "done; Ctrl-C cancels the job.");
+}
+
 Commands declare(CLI::App& app, Raw& raw) {
     app.require_subcommand(1);
     app.set_version_flag("--version", std::string("sigmacast ") + SIGMACAST_VERSION);
@@ -132,12 +149,14 @@ Commands declare(CLI::App& app, Raw& raw) {
         app.add_subcommand("state", "The newest value of every topic, as an edge knows it"),
         app.add_subcommand("status", "Which process is ready, breakers, the age of every topic"),
         app.add_subcommand("log", "Read the broker's event log"),
-        app.add_subcommand("publish", "Publish events from standard input")};
+        app.add_subcommand("publish", "Publish events from standard input"),
+        app.add_subcommand("compress", "Have the engine compress a file, and watch it")};
     declare_tail(*commands.tail, raw);
     declare_state(*commands.state, raw);
     declare_status(*commands.status, raw);
     declare_log(*commands.log, raw);
     declare_publish(*commands.publish, raw);
+    declare_compress(*commands.compress, raw);
     for (CLI::App* sub : app.get_subcommands({})) {
         sub->set_version_flag("--version", std::string("sigmacast ") + SIGMACAST_VERSION);
     }
@@ -212,6 +231,18 @@ Result<Command> finish_publish(Raw& raw) {
     return Command(raw.publish);
 }
 
+Result<Command> finish_compress(Raw& raw) {
+    if (raw.compress.file.empty()) {
+        return invalid("FILE is empty");
+    }
+    const Result<Endpoint> engine = parse_endpoint(raw.engine, "http", "/api/v1", kEnginePort);
+    if (!engine) {
+        return engine.error().within("--engine");
+    }
+    raw.compress.engine = *engine;
+    return Command(raw.compress);
+}
+
 Result<Command> finish(const Commands& commands, Raw& raw) {
     if (commands.tail->parsed()) {
         return finish_tail(raw);
@@ -228,6 +259,9 @@ Result<Command> finish(const Commands& commands, Raw& raw) {
     if (commands.log->parsed()) {
         return finish_log(raw);
     }
+    if (commands.compress->parsed()) {
+        return finish_compress(raw);
+    }
     return finish_publish(raw);
 }
 
@@ -239,7 +273,7 @@ std::string Endpoint::authority() const {
 }
 
 Result<Endpoint> parse_endpoint(std::string_view url, std::string_view scheme,
-                                std::string_view path) {
+                                std::string_view path, std::uint16_t default_port) {
     const std::string shown(url);
     std::string_view rest = url;
     if (const auto mark = rest.find("://"); mark != std::string_view::npos) {
@@ -254,7 +288,7 @@ Result<Endpoint> parse_endpoint(std::string_view url, std::string_view scheme,
         }
         rest.remove_prefix(mark + 3);
     }
-    Endpoint endpoint{.host = {}, .port = kDefaultPort, .path = std::string(path)};
+    Endpoint endpoint{.host = {}, .port = default_port, .path = std::string(path)};
     const std::string_view authority = rest.substr(0, rest.find_first_of("/?#"));
     if (authority.size() < rest.size() && rest.substr(authority.size()) != "/") {
         endpoint.path = rest.substr(authority.size());

@@ -33,10 +33,10 @@ struct Endpoint {
     [[nodiscard]] std::string authority() const;
 };
 
-/// `scheme` is ws or http. A bare host:port is completed; the port defaults to 12080, the path to
-/// `path`. Errors: kInvalid, naming what is wrong with the URL.
+/// `scheme` is ws or http. A bare host:port is completed; the port defaults to `default_port`, the
+/// path to `path`. Errors: kInvalid, naming what is wrong with the URL.
 Result<Endpoint> parse_endpoint(std::string_view url, std::string_view scheme,
-                                std::string_view path);
+                                std::string_view path, std::uint16_t default_port = 12080);
 
 struct TailCommand {
     Endpoint server;
@@ -80,8 +80,14 @@ struct PublishCommand {
     Millis timeout{30'000};
 };
 
+struct CompressCommand {
+    std::string file;
+    Endpoint engine;
+    std::string priority = "normal";
+};
+
 using Command = std::variant<std::monostate, TailCommand, StateCommand, StatusCommand, LogCommand,
-                             PublishCommand>;
+                             PublishCommand, CompressCommand>;
 
 struct Parsed {
     Command command;

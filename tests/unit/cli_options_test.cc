@@ -52,6 +52,20 @@ TEST(CliOptions, AnAddressOfTheEdgesPageIsUnderstoodByTail) {
               command<TailCommand>({"tail", "http://10.0.0.2:12080/"}).url);
 }
 
+TEST(CliOptions, CompressAsksTheEngineOfThisMachineUnlessTold) {
+    const auto here = command<CompressCommand>({"compress", "x"});
+    EXPECT_EQ("x", here.file);
+    EXPECT_EQ("127.0.0.1:5000/api/v1", here.engine.authority() + here.engine.path);
+    const auto there =
+        command<CompressCommand>({"compress", "x", "--engine", "http://nas", "--priority", "high"});
+    EXPECT_EQ("nas:5000/api/v1", there.engine.authority() + there.engine.path);
+    EXPECT_EQ("high", there.priority);
+    EXPECT_EQ(kExitUsage, parse({"compress"}).exit_code);
+    EXPECT_EQ(kExitUsage, parse({"compress", ""}).exit_code);
+    EXPECT_EQ(kExitUsage, parse({"compress", "x", "--engine", "https://nas"}).exit_code);
+    EXPECT_EQ(kExitUsage, parse({"compress", "x", "--priority", "asap"}).exit_code);
+}
+
 TEST(CliOptions, AnIpv6AddressKeepsItsBrackets) {
     const auto endpoint = parse_endpoint("ws://[::1]:7/ws", "ws", "/ws");
     ASSERT_TRUE(endpoint);
