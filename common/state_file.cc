@@ -9,12 +9,15 @@
 #include <cerrno>
 #include <charconv>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 namespace sigmacast {
 namespace {
 
 constexpr std::size_t kSmallFileBytesMax = 4096;
+// The broker's database holds counters as signed integers.
+constexpr std::uint64_t kCounterMax = std::numeric_limits<std::int64_t>::max();
 
 Error failed(std::string_view what, const std::string& path) {
     const int cause = errno;
@@ -119,9 +122,11 @@ Result<std::uint64_t> raise_counter(const std::string& path, std::uint64_t at_le
         const std::string digits = trimmed(*text);
         const auto [end, error] =
             std::from_chars(digits.data(), digits.data() + digits.size(), counter);
-        if (error != std::errc{} || end != digits.data() + digits.size()) {
-            return Error{Errc::kCorrupt,
-                         path + " holds no number: remove it (the broker names the next one)"};
+        if (error != std::errc{} || end != digits.data() + digits.size() ||
+            counter >= kCounterMax) {
+            return Error{Errc::kCorrupt, path +
+                                             " holds no number that can be raised: remove it "
+                                             "(the broker names the next one)"};
         }
     } else if (text.error().code != Errc::kNotFound) {
         return text.error();

@@ -20,7 +20,7 @@ Result<> write_file_durably(const std::string& path, std::string_view content);
 Result<std::string> read_small_file(const std::string& path);
 
 /// Raises the counter in `path` by one, and to `at_least`, and makes it durable. A missing file
-/// counts as 0. Errors: kCorrupt (not a number: says what to do), kUnavailable.
+/// counts as 0. Errors: kCorrupt (not a number, or the last one: says what to do), kUnavailable.
 Result<std::uint64_t> raise_counter(const std::string& path, std::uint64_t at_least = 1);
 
 /// The configured name or, where that is empty, this machine's host name, saved in `path` at the
