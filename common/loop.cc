@@ -65,7 +65,7 @@ struct Timer::Impl : std::enable_shared_from_this<Timer::Impl> {
         : timer(context), fire(std::move(what)) {}
 
     void wait() {
-        const auto left = std::clamp(when - BootClock::now(), Micros(0), kSliceMax);
+        const auto left = std::clamp(*when - BootClock::now(), Micros(0), kSliceMax);
         timer.expires_after(left);
         timer.async_wait([self = shared_from_this(),
                           mine = turn](const boost::system::error_code&) { self->on_wake(mine); });
@@ -76,16 +76,17 @@ struct Timer::Impl : std::enable_shared_from_this<Timer::Impl> {
         if (mine != turn) {
             return;
         }
-        if (BootClock::now() < when) {
+        if (BootClock::now() < *when) {
             return wait();
         }
         ++turn;
+        when.reset();
         fire();
     }
 
     asio::steady_timer timer;
     std::function<void()> fire;
-    Mono when{};
+    std::optional<Mono> when;  // Unset: nothing is waited for.
     std::uint64_t turn = 0;
 };
 
@@ -97,13 +98,16 @@ Timer::~Timer() {
 }
 
 void Timer::set(std::optional<Mono> when) {
-    ++impl_->turn;
-    if (!when) {
-        impl_->timer.cancel();
-        return;
+    if (when == impl_->when) {
+        return;  // A wake that is queued already keeps its place, however often this is repeated.
     }
-    impl_->when = *when;
-    impl_->wait();
+    ++impl_->turn;
+    impl_->when = when;
+    if (when) {
+        impl_->wait();
+    } else {
+        impl_->timer.cancel();
+    }
 }
 
 }  // namespace sigmacast

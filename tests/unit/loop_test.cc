@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <csignal>
+#include <functional>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -105,6 +106,27 @@ TEST_F(LoopTest, SettingATimerAgainReplacesItsTime) {
 
 // Both timers are due when the loop looks, so the second one's wake is already queued when the
 // first cancels it.
+TEST_F(LoopTest, ATimerThatIsSetToTheSameTimeAgainAndAgainStillFires) {
+    bool fired = false;
+    Timer timer(loop_, [&] {
+        fired = true;
+        loop_.stop();
+    });
+    const Mono due = soon(2);
+    const Mono patience = soon(2'000);
+    std::function<void()> input = [&] {  // Input that never ends; each batch sets the timer.
+        timer.set(due);
+        if (BootClock::now() < patience) {
+            loop_.post(input);
+        } else {
+            loop_.stop();
+        }
+    };
+    loop_.post(input);
+    run();
+    EXPECT_TRUE(fired);
+}
+
 TEST_F(LoopTest, ATimerThatWasCancelledWhileItsWakeWasQueuedDoesNotFire) {
     int fired = 0;
     std::unique_ptr<Timer> a;
