@@ -83,7 +83,9 @@ Result<> write_file_durably(const std::string& path, std::string_view content) {
             return failed("cannot create", temporary);
         }
         if (!write_all(file.get(), content) || ::fsync(file.get()) != 0) {
-            return failed("cannot write", temporary);
+            const Error error = failed("cannot write", temporary);
+            ::unlink(temporary.c_str());  // A full disk needs its room.
+            return error;
         }
     }
     if (::rename(temporary.c_str(), path.c_str()) != 0) {

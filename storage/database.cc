@@ -38,10 +38,17 @@ Errc errc_of(int code) {
     }
 }
 
+/// SQLite knows of a full disk only, not of a quota.
+bool has_no_room(int system_error) {
+    return system_error == ENOSPC || system_error == EDQUOT || system_error == EFBIG;
+}
+
 Error error_of(sqlite3* db, int code) {
     const char* path = sqlite3_db_filename(db, "main");
-    return {errc_of(code), std::string(path != nullptr && *path != 0 ? path : "database") + ": " +
-                               sqlite3_errmsg(db)};
+    const bool full = (code & 0xFF) == SQLITE_IOERR && has_no_room(sqlite3_system_errno(db));
+    return {
+        full ? Errc::kFull : errc_of(code),
+        std::string(path != nullptr && *path != 0 ? path : "database") + ": " + sqlite3_errmsg(db)};
 }
 
 int on_wal(void* pages, sqlite3*, const char*, int count) {

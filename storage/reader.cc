@@ -1,6 +1,6 @@
 #include "storage/reader.h"
 
-#include <algorithm>
+#include <functional>
 #include <utility>
 
 #include "storage/checksum.h"
@@ -38,6 +38,22 @@ Message message_of(const Statement& row, std::int64_t boot, Now now) {
     message->pos = row.natural(0);
     message->seq = row.natural(2);
     return std::move(*message);
+}
+
+/// What `add` makes of each row of a query. Values that it binds must live until then.
+template <class T>
+Result<std::vector<T>> collect(Statement& query, const std::function<void(std::vector<T>&)>& add) {
+    std::vector<T> found;
+    for (;;) {
+        const auto row = query.step();
+        if (!row) {
+            return row.error();
+        }
+        if (!*row) {
+            return found;
+        }
+        add(found);
+    }
 }
 
 }  // namespace
@@ -130,17 +146,9 @@ Result<std::vector<LogEntry>> LogReader::read(const LogQuery& query, Now now) {
         query.until ? query.until->time_since_epoch().count() : std::int64_t{1} << 62;
     select->bind(query.from_pos, query.to_pos, query.origin, query.origin, query.topic, query.topic,
                  since, until, std::uint64_t{query.max});
-    std::vector<LogEntry> entries;
-    for (;;) {
-        const auto row = select->step();
-        if (!row) {
-            return row.error();
-        }
-        if (!*row) {
-            return entries;
-        }
+    return collect<LogEntry>(*select, [&](auto& entries) {
         entries.push_back({Wall{Millis{select->integer(4)}}, message_of(*select, *current, now)});
-    }
+    });
 }
 
 Result<std::vector<LogEntry>> LogReader::state(Now now) {
@@ -149,29 +157,25 @@ Result<std::vector<LogEntry>> LogReader::state(Now now) {
         return current.error();
     }
     auto select = db_.prepare(
-        "SELECT v.pos, v.seq, v.at_ms, v.boot, v.mono_us, v.header, v.body FROM state v "
+        "SELECT v.pos, v.seq, v.at_ms, v.boot, v.mono_us, v.header, v.body, v.crc, v.stream, v.key "
+        "FROM state v "
         "JOIN streams s ON s.id = v.stream JOIN origins o ON o.id = s.origin "
         "ORDER BY o.id, s.topic, v.key");
     if (!select) {
         return select.error();
     }
-    std::vector<LogEntry> entries;
-    for (;;) {
-        const auto row = select->step();
-        if (!row) {
-            return row.error();
-        }
-        if (!*row) {
-            return entries;
-        }
+    return collect<LogEntry>(*select, [&](auto& entries) {
         const Stamp stamp{select->integer(2), select->integer(3), select->integer(4)};
+        const std::int64_t sum =
+            checksum(select->integer(8), select->bytes(9), select->natural(1), select->natural(0),
+                     stamp.at_ms, stamp.boot, stamp.mono_us, select->bytes(5), select->bytes(6));
         auto message = decode_row(select->bytes(5), select->bytes(6), stamp, *current, now);
-        if (message) {
+        if (message && sum == select->integer(7)) {
             message->pos = select->natural(0);
             message->seq = select->natural(1);
             entries.push_back({Wall{Millis{stamp.at_ms}}, std::move(*message)});
         }
-    }
+    });
 }
 
 Result<std::vector<StreamRecord>> LogReader::streams() {
@@ -181,20 +185,12 @@ Result<std::vector<StreamRecord>> LogReader::streams() {
     if (!select) {
         return select.error();
     }
-    std::vector<StreamRecord> records;
-    for (;;) {
-        const auto row = select->step();
-        if (!row) {
-            return row.error();
-        }
-        if (!*row) {
-            return records;
-        }
+    return collect<StreamRecord>(*select, [&](auto& records) {
         records.push_back({select->text(0), select->text(1),
                            static_cast<StreamKind>(select->integer(2)), select->natural(3),
                            select->natural(4), select->natural(5), select->natural(6),
                            select->natural(7)});
-    }
+    });
 }
 
 }  // namespace sigmacast::storage

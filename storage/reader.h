@@ -47,7 +47,8 @@ class LogReader {
     Result<LogRange> range(const std::string& origin, const std::string& topic,
                            sequence::Range asked, Now now);
     Result<std::vector<LogEntry>> read(const LogQuery& query, Now now);
-    /// The newest value of each key, by origin, topic and key.
+    /// The newest value of each key, by origin, topic and key. A damaged one is left out: the
+    /// broker rebuilds it at its next start.
     Result<std::vector<LogEntry>> state(Now now);
     Result<std::vector<StreamRecord>> streams();
 

@@ -15,6 +15,9 @@ namespace {
 /// Rows that the start-up check reads back at most, for each stream or damaged key.
 constexpr int kReplayRowsMax = 10'000;
 
+constexpr std::string_view kReserveGivenUp =
+    "the disk is full: its reserve was given up, and the oldest rows go until there is room";
+
 /// Carries an Error out of the private functions; caught in each public one.
 struct Failure {
     Error error;
@@ -101,7 +104,7 @@ std::int64_t boot_of(Database& db, const std::string& boot) {
 }  // namespace
 
 Store::Store(Database db, Statements statements, std::int64_t boot)
-    : db_(std::move(db)), sql_(std::move(statements)), boot_(boot) {}
+    : db_(std::move(db)), reserve_(db_.path()), sql_(std::move(statements)), boot_(boot) {}
 
 Store::Statements Store::prepare(Database& db) {
     const auto make = [&db](std::string_view sql) { return need(db.prepare(sql)); };
@@ -128,19 +131,33 @@ Store::Statements Store::prepare(Database& db) {
 Result<std::unique_ptr<Store>> Store::open(const std::string& path, Now now,
                                            const std::string& boot) {
     try {
-        Database db = need(Database::open(path, Database::Mode::kWrite));
-        need(migrate(db));
-        db.limit_row_bytes(kRowBytesMax);
-        Statements statements = prepare(db);
-        const std::int64_t boot_row = boot_of(db, boot);
-        std::unique_ptr<Store> store(new Store(std::move(db), std::move(statements), boot_row));
-        Transaction transaction = need(Transaction::begin(store->db_));
-        store->load(now);
-        need(transaction.commit());
+        return open_once(path, now, boot);
+    } catch (const Failure& failure) {
+        if (failure.error.code != Errc::kFull || !Reserve(path).release()) {
+            return failure.error;
+        }
+        log_error(kReserveGivenUp, {{"error", failure.error.message}});
+    }
+    try {
+        std::unique_ptr<Store> store = open_once(path, now, boot);
+        store->full_ = true;
         return store;
     } catch (const Failure& failure) {
         return failure.error;
     }
+}
+
+std::unique_ptr<Store> Store::open_once(const std::string& path, Now now, const std::string& boot) {
+    Database db = need(Database::open(path, Database::Mode::kWrite));
+    need(migrate(db));
+    db.limit_row_bytes(kRowBytesMax);
+    Statements statements = prepare(db);
+    const std::int64_t boot_row = boot_of(db, boot);
+    std::unique_ptr<Store> store(new Store(std::move(db), std::move(statements), boot_row));
+    Transaction transaction = need(Transaction::begin(store->db_));
+    store->load(now);
+    need(transaction.commit());
+    return store;
 }
 
 // ---- What a start finds ----
@@ -360,7 +377,7 @@ Result<Committed> Store::commit(const Batch& batch) {
         return write(batch, false);
     } catch (const Failure& failure) {
         if (!is_poison(failure.error)) {
-            return failure.error;
+            return refused(failure.error);
         }
         log_warn("a batch holds a row that the database refuses; writing it row by row",
                  {{"error", failure.error.message}});
@@ -368,7 +385,7 @@ Result<Committed> Store::commit(const Batch& batch) {
     try {
         return write(batch, true);
     } catch (const Failure& failure) {
-        return failure.error;
+        return refused(failure.error);
     }
 }
 
@@ -519,10 +536,11 @@ std::int64_t Store::origin_of(const std::string& name, Changes& changes) {
 Result<std::size_t> Store::trim(Now now, const TrimLimits& limits) {
     try {
         std::vector<Trimmed> trimmed = find_old(now, limits);
-        if (trimmed.empty() && limits.retain_bytes > 0 && need(bytes()) > limits.retain_bytes) {
+        if (trimmed.empty() && too_large(limits.retain_bytes)) {
             trimmed = find_oldest();
         }
         if (trimmed.empty()) {
+            keep_reserve();
             return std::size_t{0};
         }
         Transaction transaction = need(Transaction::begin(db_));
@@ -541,8 +559,35 @@ Result<std::size_t> Store::trim(Now now, const TrimLimits& limits) {
         }
         return trimmed.size();
     } catch (const Failure& failure) {
-        return failure.error;
+        return refused(failure.error);
     }
+}
+
+/// Where the disk is full: makes what room there can be, so that the next trim() finds some.
+Error Store::refused(Error error) {
+    if (error.code == Errc::kFull) {
+        full_ = true;
+        if (reserve_.release()) {
+            log_error(kReserveGivenUp, {{"error", error.message}});
+        }
+        checkpoint();
+    }
+    return error;
+}
+
+void Store::keep_reserve() {
+    if (reserve_.keep() && full_) {
+        full_ = false;
+        log_info("the disk has room again, and a reserve was made", {{"database", db_.path()}});
+    }
+}
+
+bool Store::too_large(std::uint64_t retain_bytes) {
+    const Size now = size();
+    if (full_ && now.used > now.file - std::min(now.file / 8, kSpareBytesMax)) {
+        return true;
+    }
+    return retain_bytes > 0 && now.used > retain_bytes;
 }
 
 /// Rows past their age, oldest first in each stream, one slice of them.
@@ -588,15 +633,19 @@ std::vector<Store::Trimmed> Store::find_oldest() {
 }
 
 Result<std::uint64_t> Store::bytes() {
-    const auto pages = db_.number("PRAGMA page_count");
-    const auto free = db_.number("PRAGMA freelist_count");
-    const auto size = db_.number("PRAGMA page_size");
-    for (const auto* number : {&pages, &free, &size}) {
-        if (!*number) {
-            return number->error();
-        }
+    try {
+        return size().used;
+    } catch (const Failure& failure) {
+        return failure.error;
     }
-    return static_cast<std::uint64_t>((*pages - *free) * *size);
+}
+
+Store::Size Store::size() {
+    const std::int64_t pages = need(db_.number("PRAGMA page_count"));
+    const std::int64_t free = need(db_.number("PRAGMA freelist_count"));
+    const std::int64_t bytes = need(db_.number("PRAGMA page_size"));
+    return {static_cast<std::uint64_t>((pages - free) * bytes),
+            static_cast<std::uint64_t>(pages * bytes)};
 }
 
 }  // namespace sigmacast::storage

@@ -8,8 +8,10 @@
 //
 // A row that the database refuses (poison: too large, violates a constraint) becomes a gap row; a
 // database that refuses (full, read-only, I/O error) is an error for the whole batch, which left no
-// trace. Runs on: one thread at a time (the writer's). It is the only writing connection of the
-// file; take a FileLock first.
+// trace. A full disk (or quota) costs history, not what comes: the reserve beside the database is
+// given up (reserve.h), and until there is room again trim() keeps the file from growing. Runs on:
+// one thread at a time (the writer's). It is the only writing connection of the file; take a
+// FileLock first.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +23,7 @@
 
 #include "storage/database.h"
 #include "storage/records.h"
+#include "storage/reserve.h"
 
 namespace sigmacast::storage {
 
@@ -28,6 +31,9 @@ namespace sigmacast::storage {
 inline constexpr int kRowBytesMax = 16 << 20;
 /// Rows that one trim removes at most, so that it never holds a commit up for long.
 inline constexpr int kTrimRowsMax = 1000;
+/// While the disk is full, trim() keeps so much of the file free for what comes; of a small file an
+/// eighth.
+inline constexpr std::uint64_t kSpareBytesMax = 4u << 20;
 
 struct TrimLimits {
     Millis retain_values{0};         // Of state streams: values and transitions.
@@ -50,7 +56,7 @@ class Store {
     Result<Committed> commit(const Batch& batch);
 
     /// Removes up to kTrimRowsMax rows that are past the limits. Returns how many: 0 when there are
-    /// none.
+    /// none; then it looks after the reserve. To be called soon after kFull.
     Result<std::size_t> trim(Now now, const TrimLimits& limits);
 
     void checkpoint() { db_.checkpoint(); }
@@ -86,7 +92,14 @@ class Store {
         std::uint64_t seq;
     };
 
+    struct Size {
+        std::uint64_t used;
+        std::uint64_t file;
+    };
+
     Store(Database db, Statements statements, std::int64_t boot);
+    static std::unique_ptr<Store> open_once(const std::string& path, Now now,
+                                            const std::string& boot);
     static Statements prepare(Database& db);
 
     void load(Now now);
@@ -109,10 +122,16 @@ class Store {
     Stream& stream_of(const std::string& origin, const std::string& topic, Changes& changes);
     std::int64_t origin_of(const std::string& name, Changes& changes);
 
+    Error refused(Error error);
+    void keep_reserve();
+    Size size();
+    bool too_large(std::uint64_t retain_bytes);
     std::vector<Trimmed> find_old(Now now, const TrimLimits& limits);
     std::vector<Trimmed> find_oldest();
 
     Database db_;
+    Reserve reserve_;
+    bool full_ = false;  // The disk was, and there was no room yet for a new reserve.
     Statements sql_;
     std::int64_t boot_;
     std::map<std::string, std::int64_t> origins_;

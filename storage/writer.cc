@@ -23,21 +23,22 @@ struct Writer::Impl {
         : store(std::move(opened)), limits(trim_limits), on_committed(std::move(callback)) {}
 
     void run() {
-        auto next_trim = std::chrono::steady_clock::now();
-        while (auto batch = wait(next_trim)) {
+        while (auto batch = wait()) {
             if (*batch) {
                 commit(**batch);
             }
             if (std::chrono::steady_clock::now() >= next_trim && !trim_slice()) {
                 next_trim = std::chrono::steady_clock::now() + kTrimInterval;
             }
+            if (store->wal_pages() >= kCheckpointPages) {
+                store->checkpoint();
+            }
         }
         store->checkpoint();
     }
 
     /// A batch, or a null one when it is time to trim; nullopt when it is time to end.
-    std::optional<std::shared_ptr<const Batch>> wait(
-        std::chrono::steady_clock::time_point next_trim) {
+    std::optional<std::shared_ptr<const Batch>> wait() {
         std::unique_lock lock(mutex);
         wake.wait_until(lock, next_trim, [this] { return pending != nullptr || stopping; });
         if (pending == nullptr && stopping) {
@@ -51,17 +52,20 @@ struct Writer::Impl {
         auto result = store->commit(batch);
         const auto took =
             std::chrono::duration_cast<Micros>(std::chrono::steady_clock::now() - started);
-        on_committed({std::move(result), took});
-        if (store->wal_pages() >= kCheckpointPages) {
-            store->checkpoint();
+        if (!result && result.error().code == Errc::kFull) {
+            next_trim = started;  // The next try finds room only if retention makes some.
         }
+        on_committed({std::move(result), took});
     }
 
     /// True: there may be more.
     bool trim_slice() {
         const auto trimmed = store->trim(system_now(), limits);
         if (!trimmed) {
-            log_warn("retention could not remove old rows", {{"error", trimmed.error().message}});
+            if (trimmed.error().code != Errc::kFull) {  // Who commits has said so.
+                log_warn("retention could not remove old rows",
+                         {{"error", trimmed.error().message}});
+            }
             return false;
         }
         rows_trimmed += *trimmed;
@@ -74,6 +78,8 @@ struct Writer::Impl {
     const std::unique_ptr<Store> store;
     const TrimLimits limits;
     const std::function<void(CommitOutcome)> on_committed;
+
+    std::chrono::steady_clock::time_point next_trim = std::chrono::steady_clock::now();
 
     std::atomic<std::uint64_t> database_bytes{0};
     std::atomic<std::uint64_t> rows_trimmed{0};
