@@ -1,5 +1,6 @@
 """Our engine's compression: over its JSON-RPC, on the feed, and from the command line, with the real programs."""
 
+import contextlib
 import functools
 import json
 import os
@@ -248,10 +249,15 @@ def test_the_command_notices_that_the_engine_has_forgotten_the_job(make_engine):
         assert "does not know job" in running.stderr.read()
 
 
+@contextlib.contextmanager
 def command(engine, path, stdout=subprocess.PIPE):
-    return subprocess.Popen([str(BIN / "sigmacast"), "compress", str(path), "--engine", engine.url],
-                            stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE, text=True,
-                            env=dict(clean_environment(), TERM="xterm"))
+    with subprocess.Popen([str(BIN / "sigmacast"), "compress", str(path), "--engine", engine.url],
+                          stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE, text=True,
+                          env=dict(clean_environment(), TERM="xterm")) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
 
 
 def test_ctrl_c_cancels_the_job(make_engine):
