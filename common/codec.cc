@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <boost/json/parser.hpp>
+#include <boost/json/basic_parser_impl.hpp>
 #include <boost/json/value.hpp>
+#include <boost/json/value_stack.hpp>
 #include <charconv>
 #include <cmath>
 #include <msgpack.hpp>
@@ -367,13 +368,55 @@ Result<> check_json_size(std::string_view text, const CodecLimits& limits) {
     return {};
 }
 
-/// The default loses a double's last bit now and then; Boost 1.81 knows nothing else.
-template <class Options>
-void read_precisely(Options& options) {
-    if constexpr (requires { options.numbers; }) {
-        options.numbers = decltype(options.numbers)::precise;
+/// Builds the value as Boost.JSON's own parser does, but reads doubles to the last bit, which that
+/// one does not do by default, and in 1.81 not at all.
+struct JsonBuilder {
+    using Text = boost::json::string_view;
+    using Code = boost::system::error_code;
+    static constexpr std::size_t max_object_size = boost::json::object::max_size();
+    static constexpr std::size_t max_array_size = boost::json::array::max_size();
+    static constexpr std::size_t max_key_size = boost::json::string::max_size();
+    static constexpr std::size_t max_string_size = boost::json::string::max_size();
+
+    bool on_document_begin(Code&) { return true; }
+    bool on_document_end(Code&) { return true; }
+    bool on_object_begin(Code&) { return true; }
+    bool on_object_end(std::size_t size, Code&) { return stack.push_object(size), true; }
+    bool on_array_begin(Code&) { return true; }
+    bool on_array_end(std::size_t size, Code&) { return stack.push_array(size), true; }
+    bool on_key_part(Text part, std::size_t, Code&) { return stack.push_chars(part), true; }
+    bool on_key(Text rest, std::size_t, Code&) { return stack.push_key(rest), true; }
+    bool on_string_part(Text part, std::size_t, Code&) { return stack.push_chars(part), true; }
+    bool on_string(Text rest, std::size_t, Code&) { return stack.push_string(rest), true; }
+    bool on_number_part(Text part, Code&) { return number.append(part), true; }
+    bool on_int64(std::int64_t value, Text, Code&) { return push_number(value); }
+    bool on_uint64(std::uint64_t value, Text, Code&) { return push_number(value); }
+    bool on_double(double value, Text rest, Code&) {
+        number.append(rest);
+        std::from_chars(number.data(), number.data() + number.size(), value);
+        return push_number(value);
     }
-}
+    bool on_bool(bool value, Code&) { return stack.push_bool(value), true; }
+    bool on_null(Code&) { return stack.push_null(), true; }
+    bool on_comment_part(Text, Code&) { return true; }
+    bool on_comment(Text, Code&) { return true; }
+
+    template <class Number>
+    bool push_number(Number value) {
+        number.clear();
+        if constexpr (std::is_same_v<Number, double>) {
+            stack.push_double(value);
+        } else if constexpr (std::is_signed_v<Number>) {
+            stack.push_int64(value);
+        } else {
+            stack.push_uint64(value);
+        }
+        return true;
+    }
+
+    boost::json::value_stack stack;
+    std::string number;  // The parts of one that ended at the edge of a buffer.
+};
 
 }  // namespace
 
@@ -383,10 +426,10 @@ Result<boost::json::value> parse_json(std::string_view text, const CodecLimits& 
     }
     boost::json::parse_options options;
     options.max_depth = limits.depth_max;
-    read_precisely(options);
-    boost::json::parser parser({}, options);
+    boost::json::basic_parser<JsonBuilder> parser(options);
+    parser.handler().stack.reset();
     boost::system::error_code ec;
-    const std::size_t end = parser.write_some(text.data(), text.size(), ec);
+    const std::size_t end = parser.write_some(false, text.data(), text.size(), ec);
     if (!ec && end < text.size()) {
         ec = boost::json::error::extra_data;
     }
@@ -397,7 +440,7 @@ Result<boost::json::value> parse_json(std::string_view text, const CodecLimits& 
     if (ec) {
         return Error{Errc::kInvalid, "JSON: " + ec.message() + " at byte " + std::to_string(end)};
     }
-    return parser.release();
+    return parser.handler().stack.release();
 }
 
 std::string to_msgpack(const boost::json::value& value) {
