@@ -12,7 +12,7 @@ namespace {
 
 /// Not zeros: a file system that compresses would keep no room for them.
 std::string incompressible(std::size_t bytes) {
-    std::mt19937_64 numbers;  // NOLINT: the same each time is what is wanted.
+    std::mt19937_64 numbers;
     std::string content;
     content.reserve(bytes);
     while (content.size() < bytes) {

@@ -329,16 +329,23 @@ void Store::replay_values(Now now) {
             }
             message->pos = read.natural(0);
             message->seq = read.natural(1);
-            if (message->final || row_checksum(id, *message, stamp, read.bytes(5), read.bytes(6)) !=
-                                      read.integer(7)) {
+            if (row_checksum(id, *message, stamp, read.bytes(5), read.bytes(6)) !=
+                read.integer(7)) {
                 continue;
             }
-            repairs_.push_back("the state of " + message->origin + "/" + message->topic + " key '" +
-                               message->key + "' was behind the log and was brought up to it");
-            std::erase_if(loaded_.values, [&](const Message& value) {
+            const auto older = std::erase_if(loaded_.values, [&](const Message& value) {
                 return value.origin == message->origin && value.topic == message->topic &&
                        value.key == message->key;
             });
+            if (message->final && older == 0) {
+                continue;  // It ended, and the state knows.
+            }
+            repairs_.push_back("the state of " + message->origin + "/" + message->topic + " key '" +
+                               message->key + "' was behind the log and was brought up to it");
+            if (message->final) {
+                need(sql_.end_key.run(id, message->key));
+                continue;
+            }
             need(sql_.state.run(id, message->key, message->seq, message->pos, stamp.at_ms,
                                 stamp.boot, stamp.mono_us, Blob{read.bytes(5)}, Blob{read.bytes(6)},
                                 state_checksum(id, message->key, message->seq, message->pos, stamp,

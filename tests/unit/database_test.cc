@@ -102,6 +102,15 @@ TEST_F(DatabaseTest, ANewerDatabaseIsRefusedByNameAndLeftAsItWas) {
     EXPECT_EQ(9, db.number("PRAGMA user_version").value());
 }
 
+TEST_F(DatabaseTest, AReaderRefusesANewerAndAnOlderDatabaseAndSaysWhoToStart) {
+    Database db = open();
+    migrate(db).value();
+    db.execute("PRAGMA user_version=9").value();
+    EXPECT_THAT(check(db).error().message, EndsWith("start the newer Sigmacast"));
+    db.execute("PRAGMA user_version=0").value();
+    EXPECT_THAT(check(db).error().message, HasSubstr("start the broker once"));
+}
+
 TEST_F(DatabaseTest, ADatabaseOfAnotherProgramIsRefused) {
     Database db = open();
     db.execute("CREATE TABLE theirs (a)").value();

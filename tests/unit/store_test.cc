@@ -279,6 +279,103 @@ TEST_F(StoreTest, StateThatIsBehindTheLogIsBroughtUpToIt) {
     EXPECT_EQ(map_of("2"), *loaded_.values[0].data);
 }
 
+TEST_F(StoreTest, AKeyThatEndedInTheLogEndsInStateThatIsBehind) {
+    commit_ok({row(Kind::kValue, "t", "a"), row(Kind::kValue, "t", "b")});
+    execute("CREATE TABLE kept AS SELECT * FROM state");
+    Message last = row(Kind::kValue, "t", "a");
+    last.final = true;
+    commit_ok({last});
+    execute("DELETE FROM state; INSERT INTO state SELECT * FROM kept; DROP TABLE kept");
+    for (int starts = 0; starts < 2; ++starts) {
+        open();
+        ASSERT_EQ(1U, loaded_.values.size());
+        EXPECT_EQ("b", loaded_.values[0].key);
+    }
+    EXPECT_THAT(store_->repairs(), IsEmpty()) << "it was repaired in the file, too";
+}
+
+TEST_F(StoreTest, AValueThatIsDamagedInStateAndLogIsDroppedAndNotBelieved) {
+    commit_ok({row(Kind::kValue, "t", "a", "1"), row(Kind::kValue, "t", "b", "2")});
+    execute("UPDATE state SET body = x'80' WHERE key = 'a'; UPDATE log SET body = x'80'");
+    open();
+    ASSERT_EQ(1U, loaded_.values.size());
+    EXPECT_EQ("b", loaded_.values[0].key);
+    EXPECT_THAT(store_->repairs(), ElementsAre(HasSubstr("is not in the log and was dropped")));
+}
+
+TEST_F(StoreTest, ADamagedValueWhoseKeyHasEndedStaysEnded) {
+    commit_ok({row(Kind::kValue, "t", "a", "1")});
+    execute("CREATE TABLE kept AS SELECT * FROM state");
+    Message last = row(Kind::kValue, "t", "a");
+    last.final = true;
+    commit_ok({last});
+    execute("INSERT INTO state SELECT * FROM kept; DROP TABLE kept; UPDATE state SET body = x'80'");
+    open();
+    EXPECT_THAT(loaded_.values, IsEmpty());
+}
+
+TEST_F(StoreTest, ADamagedValueIsNotShownToReaders) {
+    commit_ok({row(Kind::kValue, "t", "a"), row(Kind::kValue, "t", "b")});
+    execute("UPDATE state SET body = x'80' WHERE key = 'a'");
+    const auto shown = LogReader::open(path_, "boot-a").value().state(now_).value();
+    ASSERT_EQ(1U, shown.size());
+    EXPECT_EQ("b", shown[0].message.key);
+}
+
+TEST_F(StoreTest, ADamagedReportIsDroppedWithASentence) {
+    Batch batch;
+    batch.now = now_;
+    for (const char* name : {"p", "q"}) {
+        PollState& poll = batch.polls.emplace_back();
+        poll.origin = "nas";
+        poll.report.poll = name;
+        poll.report.topic = "t";
+    }
+    ASSERT_TRUE(store_->commit(batch));
+    execute("UPDATE polls SET at_ms = at_ms + 1 WHERE poll = 'p'");
+    open();
+    ASSERT_EQ(1U, loaded_.polls.size());
+    EXPECT_EQ("q", loaded_.polls[0].report.poll);
+    EXPECT_THAT(store_->repairs(), ElementsAre(HasSubstr("damaged report of poll 'p'")));
+}
+
+TEST_F(StoreTest, APoisonValueLeavesTheLastGoodOneInTheState) {
+    store_->database().limit_row_bytes(100'000);
+    commit_ok({row(Kind::kValue, "t", "a", "good")});
+    Message poison = row(Kind::kValue, "t", "a");
+    poison.data = std::make_shared<const std::string>(200'000, 'x');
+    const auto done = commit({poison});
+    ASSERT_TRUE(done) << done.error().message;
+    EXPECT_THAT(done->poisoned, ElementsAre(2));
+    open();
+    ASSERT_EQ(1U, loaded_.values.size());
+    EXPECT_EQ(map_of("good"), *loaded_.values[0].data);
+}
+
+TEST_F(StoreTest, RetentionByAgeWorksInSlices) {
+    std::vector<Message> rows;
+    for (int i = 0; i < 1500; ++i) {
+        rows.push_back(row(i % 2 == 0 ? Kind::kEvent : Kind::kValue, i % 2 == 0 ? "e" : "v"));
+    }
+    commit_ok(rows);
+    advance(Seconds{100});
+    const TrimLimits short_lived{Seconds{50}, Seconds{50}, 0};
+    EXPECT_EQ(1000U, store_->trim(now_, short_lived).value());
+    EXPECT_EQ(500U, store_->trim(now_, short_lived).value());
+}
+
+TEST_F(StoreTest, ARangeOfLargeRowsIsCutByItsBytesButHoldsOneAtLeast) {
+    std::vector<Message> rows;
+    for (int i = 0; i < 3; ++i) {
+        rows.push_back(row(Kind::kEvent, "e"));
+        rows.back().data = std::make_shared<const std::string>(3u << 20, 'x');
+    }
+    rows[2].data = std::make_shared<const std::string>(kRangeBytesMax + 1, 'x');
+    commit_ok(rows);
+    EXPECT_EQ(1U, range("e", 1, 3).range.to);
+    EXPECT_THAT(seqs(range("e", 3, 3)), ElementsAre(3));
+}
+
 TEST_F(StoreTest, ALogThatLacksCommittedRowsGetsANewEpochAndNeverReusesPositions) {
     commit_ok({row(Kind::kEvent, "e"), row(Kind::kEvent, "e")});
     const std::string epoch = loaded_.epoch;
