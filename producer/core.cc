@@ -320,9 +320,12 @@ Outcome Producer::take_value(std::size_t index, Outcome outcome, Now now) {
         return Outcome{
             .verdict = Verdict::kOwn, .value = nullptr, .timeout = false, .text = std::move(text)};
     };
-    const Result<Mapped> mapped = map_answer(poll.settings, outcome.value, now);
+    Result<Mapped> mapped = map_answer(poll.settings, outcome.value, now);
     if (!mapped) {
         return unusable("the engine's answer cannot be used: " + mapped.error().message);
+    }
+    if (mapped->values.size() == 1) {
+        lifecycle_.keep_unlisted(poll.settings.name, poll.settings.topic, mapped->values[0].data);
     }
     std::vector<Bytes> changed;
     for (const MappedValue& value : mapped->values) {

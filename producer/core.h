@@ -28,6 +28,7 @@
 #include "common/settings.h"
 #include "producer/breaker.h"
 #include "producer/differ.h"
+#include "producer/lifecycle.h"
 #include "producer/mapping.h"
 #include "producer/rpc.h"
 
@@ -174,6 +175,7 @@ class Producer final : private Origin::Io {
     void publish_report(Poll& poll, std::optional<Wall> retry_at, Now now);
     void publish_final(const std::string& topic, const std::string& poll, const std::string& key,
                        const boost::json::object& data, const AsOf& as_of, Now now);
+    void publish_lifecycle(std::vector<LifecycleEvent> events, Now now);
     void publish_event(const std::string& topic, const boost::json::object& data, Now now);
     void publish_rpc_error(Poll& poll, Now now);
     void publish_breaker(const Breaker& breaker, Now now);
@@ -186,6 +188,7 @@ class Producer final : private Origin::Io {
     void key_missing(std::size_t index, const std::string& key, Now now);
     boost::json::object take_last_known(const std::string& topic, const std::string& key);
     void take_over(const std::vector<protocol::LiveKey>& keys, Now now);
+    void inherit(const PollSettings& poll, const protocol::LiveKey& key, Now now);
     void end_breaker(const protocol::LiveKey& key, Now now);
     void follow_up(Now now);
     void finish_follow_up(const Pending& pending, const Outcome& outcome, Now now);
@@ -206,6 +209,7 @@ class Producer final : private Origin::Io {
         false;  // The probe is allowed, and no poll could make it: the next due one does.
     std::optional<Mono> next_health_;
     Differ differ_;
+    Lifecycle lifecycle_;
     std::map<std::pair<std::string, std::string>, Bytes>
         inherited_;  // (topic, key) -> the broker's last known data.
     std::map<EndingId, Ending> endings_;

@@ -84,7 +84,8 @@ json::object Producer::take_last_known(const std::string& topic, const std::stri
 }
 
 /// Keys that the broker holds, from before this start: those that the next complete list lacks have
-/// ended, and the breakers of polls that are configured no more.
+/// ended, and the breakers of polls that are configured no more. Other state is what the first
+/// answer is compared with.
 void Producer::take_over(const std::vector<protocol::LiveKey>& keys, Now now) {
     for (const protocol::LiveKey& key : keys) {
         if (key.topic == kBreakerTopic && key.poll.empty()) {
@@ -93,15 +94,27 @@ void Producer::take_over(const std::vector<protocol::LiveKey>& keys, Now now) {
         for (std::size_t index = 0; index < polls_.size(); ++index) {
             Poll& poll = polls_[index];
             const std::pair<std::string, std::string> name{key.topic, key.key};
-            if (poll.settings.name != key.poll || poll.settings.topic != key.topic ||
-                !has_ends(poll.settings) || key.key.empty() || told_.contains(name) ||
-                endings_.contains({index, key.key}) || poll.live_keys.size() >= kKeysMax) {
+            if (poll.settings.name != key.poll || poll.settings.topic != key.topic) {
+                continue;
+            }
+            if (!has_ends(poll.settings)) {
+                inherit(poll.settings, key, now);
+                continue;
+            }
+            if (key.key.empty() || told_.contains(name) || endings_.contains({index, key.key}) ||
+                poll.live_keys.size() >= kKeysMax) {
                 continue;
             }
             if (poll.live_keys.insert(key.key).second) {
                 inherited_[name] = key.data;
             }
         }
+    }
+}
+
+void Producer::inherit(const PollSettings& poll, const protocol::LiveKey& key, Now now) {
+    if (key.data && key.key == poll.key) {
+        publish_lifecycle(lifecycle_.inherit(poll.name, poll.topic, from_msgpack(key.data)), now);
     }
 }
 

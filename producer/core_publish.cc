@@ -61,6 +61,10 @@ void Producer::publish_answer(std::size_t index, const Mapped& mapped,
                          now);
         poll.newest_seq = seq.value_or(poll.newest_seq);
     }
+    if (mapped.values.size() == 1) {  // After the state that they lead to.
+        publish_lifecycle(
+            lifecycle_.take(poll.settings.name, poll.settings.topic, mapped.values[0].data), now);
+    }
     if (poll.status.failures > 0) {
         log_info("poll answers again",
                  {{"poll", poll.settings.name}, {"failures", poll.status.failures}});
@@ -165,6 +169,13 @@ void Producer::publish_final(const std::string& topic, const std::string& poll,
     std::erase_if(told_, [&](const auto& entry) {
         return entry.second <= origin_.durable(entry.first.first);
     });
+}
+
+void Producer::publish_lifecycle(std::vector<LifecycleEvent> events, Now now) {
+    for (LifecycleEvent& event : events) {
+        event.data["timestamp"] = unix_seconds(now.wall);
+        publish_event(std::string(event.topic), event.data, now);
+    }
 }
 
 void Producer::publish_event(const std::string& topic, const json::object& data, Now now) {

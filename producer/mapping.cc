@@ -275,36 +275,32 @@ json::object map_agent(const json::object& agent, const std::string& path, Now n
     return entry;
 }
 
+/// How many agents the engine says there are, where its list is part of an answer that tells.
+std::int64_t agents_in_all(const json::object& answer) {
+    return std::max(count_of(answer, "total_agents"), count_of(answer, "total"));
+}
+
 Mapped map_agents(const PollSettings& poll, const json::value& result, Now now) {
     const json::object* wrapped = result.if_object();
     const json::value* list = wrapped == nullptr ? &result : wrapped->if_contains("agents");
     const json::array& items = array_at(list, "result");
     json::object agents;
-    std::int64_t active = 0;
-    std::int64_t idle = 0;
-    std::int64_t error = 0;
     for (std::size_t index = 0; index < items.size(); ++index) {
         const std::string path = item_path("result", index);
         const json::object& agent = object_at(items[index], path);
         const std::string id = key_at(agent, "agent_id", path);
-        json::object entry = map_agent(agent, path, now);
-        const json::value* status = entry.if_contains("status");
-        const std::string_view name =
-            status == nullptr ? std::string_view() : std::string_view(status->get_string());
-        active += name == "busy" || name == "active" ? 1 : 0;
-        idle += name == "idle" ? 1 : 0;
-        error += name == "error" ? 1 : 0;
-        if (!agents.emplace(id, std::move(entry)).second) {
+        if (!agents.emplace(id, map_agent(agent, path, now)).second) {
             throw Malformed{path + ".agent_id repeats " + id};
         }
     }
     json::object data;
-    data["total_agents"] = agents.size();
-    data["active_agents"] = active;
-    data["idle_agents"] = idle;
-    data["error_agents"] = error;
+    data["total_agents"] = wrapped == nullptr ? 0 : agents_in_all(*wrapped);
     data["agents"] = std::move(agents);
-    return one(poll.key, std::move(data));
+    count_agents(data);
+    Mapped mapped = one(poll.key, std::move(data));
+    mapped.complete =
+        wrapped == nullptr || agents_in_all(*wrapped) <= static_cast<std::int64_t>(items.size());
+    return mapped;
 }
 
 /// The list of a method named storage.pools.list is `pools` in the data, unless the poll's key says
@@ -353,6 +349,28 @@ Result<Mapped> map_answer(const PollSettings& poll, const json::value& result, N
     } catch (const Malformed& what) {
         return Error{Errc::kInvalid, what.text};
     }
+}
+
+void count_agents(json::object& data) {
+    const json::object& agents = data.at("agents").get_object();
+    std::int64_t active = 0;
+    std::int64_t idle = 0;
+    std::int64_t error = 0;
+    for (const auto& [id, agent] : agents) {
+        const json::value* status =
+            agent.is_object() ? agent.get_object().if_contains("status") : nullptr;
+        const std::string_view name = status != nullptr && status->is_string()
+                                          ? std::string_view(status->get_string())
+                                          : std::string_view();
+        active += name == "busy" || name == "active" ? 1 : 0;
+        idle += name == "idle" ? 1 : 0;
+        error += name == "error" ? 1 : 0;
+    }
+    const auto listed = static_cast<std::int64_t>(agents.size());
+    data["total_agents"] = std::max(count_of(data, "total_agents"), listed);
+    data["active_agents"] = active;
+    data["idle_agents"] = idle;
+    data["error_agents"] = error;
 }
 
 bool has_ends(const PollSettings& poll) {

@@ -28,7 +28,7 @@ struct Mapped {
     std::vector<MappedValue>
         values;            // In the order in which they are to be published: a summary comes last.
     bool keyed = false;    // The values have keys: together they are the poll's whole set.
-    bool complete = true;  // False where the engine cut its list off.
+    bool complete = true;  // False where the engine cut its list off, and says so.
 };
 
 /// Whether there is a mapper of that name.
@@ -36,6 +36,10 @@ bool is_mapper(std::string_view name);
 
 /// Errors: kInvalid, with a text that names the member.
 Result<Mapped> map_answer(const PollSettings& poll, const boost::json::value& result, Now now);
+
+/// Counts the agents of agent.status anew: total_agents (which stays above the number of those that
+/// are listed, where the engine has more) and those that are active, idle or in error.
+void count_agents(boost::json::object& data);
 
 /// Whether a poll's mapper gives each key an end of its own, which is to be asked for when a list
 /// lacks the key.

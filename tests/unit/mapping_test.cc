@@ -198,6 +198,18 @@ TEST(MapAgents, StatusesAreCounted) {
     EXPECT_EQ(1, data.at("error_agents").to_number<int>());
 }
 
+TEST(MapAgents, AListThatWasCutOffSaysSoAndKeepsTheEnginesTotal) {
+    const PollSettings settings = poll("agents");
+    const Mapped cut =
+        mapped(settings, json::parse(R"({"agents":[{"agent_id":"a"}],"total_agents":2})"));
+    EXPECT_FALSE(cut.complete);
+    EXPECT_EQ(2, only(cut).at("total_agents").as_int64());
+    EXPECT_FALSE(mapped(settings, json::parse(R"({"agents":[],"total":1})")).complete);
+    EXPECT_TRUE(
+        mapped(settings, json::parse(R"({"agents":[{"agent_id":"a"}],"total":1})")).complete);
+    EXPECT_TRUE(mapped(settings, json::parse(R"([{"agent_id":"a"}])")).complete);
+}
+
 TEST(MapAgents, OneBadAgentMakesTheWholeAnswerUnusable) {
     EXPECT_EQ("result is not an array", error(poll("agents"), "7"));
     EXPECT_EQ("result[0].agent_id is not a string", error(poll("agents"), "[{}]"));

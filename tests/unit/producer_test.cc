@@ -571,6 +571,138 @@ TEST(Values, RpcErrorIsPublishedAtTheFirstFailureAndThenEachThirtySeconds) {
     EXPECT_GE(errors[2].at - errors[1].at, 30s);
 }
 
+// What happened between two answers
+// ------------------------------------------------------------------------------
+
+/// The answer of agents.list: id and status of each.
+json::value agent_list(const std::vector<std::pair<std::string, std::string>>& agents) {
+    json::array list;
+    for (const auto& [id, status] : agents) {
+        list.push_back({{"agent_id", id}, {"status", status}, {"tasks_completed", 0}});
+    }
+    return list;
+}
+
+class Happened : public testing::Test {
+ protected:
+    void agents(const std::vector<std::pair<std::string, std::string>>& list) {
+        world_.engine(kAgents, answers(agent_list(list)));
+    }
+    /// What the broker holds from before.
+    static protocol::Welcome welcome(const char* data) {
+        const auto bytes = std::make_shared<const std::string>(to_msgpack(json::parse(data)));
+        return {7, {}, {{"agent.status", kAgents, "", bytes}}};
+    }
+    /// Topics of the lifecycle events that went out, in their order.
+    std::vector<std::string> told() {
+        std::vector<std::string> topics;
+        for (const Message& message : world_.all_published()) {
+            if (message.kind == Kind::kEvent && message.topic.starts_with("agent.")) {
+                topics.push_back(message.topic);
+            }
+        }
+        return topics;
+    }
+    using Topics = std::vector<std::string>;
+
+    World world_{settings_with({agents_poll()})};
+};
+
+TEST_F(Happened, WhatAnAnswerShowsIsToldAfterTheStateAndBeforeTheReport) {
+    agents({{"a", "idle"}});
+    world_.start();
+    world_.run_until(1s);
+    EXPECT_EQ(Topics{}, told()) << "the first answer is the base";
+    agents({{"a", "busy"}, {"b", "idle"}});
+    world_.run_until(6s);
+    EXPECT_EQ((Topics{"agent.task_assigned", "agent.started"}), told());
+    const Message event = world_.published("agent.started").at(0);
+    EXPECT_EQ(Kind::kEvent, event.kind);
+    EXPECT_EQ("b", World::data(event).at("agent_id").as_string());
+    EXPECT_EQ(unix_seconds(event.at), World::data(event).at("timestamp").as_int64());
+    std::vector<std::string> order;
+    for (const Message& message : world_.all_published()) {
+        if (message.kind != Kind::kHead && message.topic != "breaker.status") {
+            order.push_back(message.topic);
+        }
+    }
+    EXPECT_EQ((Topics{"agent.status", "poll.agents.list", "agent.status", "agent.task_assigned",
+                      "agent.started", "poll.agents.list"}),
+              order);
+}
+
+TEST_F(Happened, AnEngineThatFailsAndComesBackWithTheSameAgentsInventsNothing) {
+    agents({{"a", "idle"}, {"b", "busy"}});
+    world_.start();
+    world_.run_until(6s);
+    for (const World::Behaviour& failure :
+         {refuses(), rpc_error(-32603, "boom"), rpc_error(-32601, "no such method"),
+          answers(json::parse(R"([{"agent_id":"a"},7])"))}) {
+        world_.everything(failure);
+        world_.run_for(6s);
+        agents({{"a", "idle"}, {"b", "busy"}});
+        world_.run_for(400s);
+        ASSERT_TRUE(world_.last_report(kAgents).ok);
+    }
+    EXPECT_EQ(Topics{}, told());
+    agents({{"a", "idle"}});
+    world_.run_for(6s);
+    EXPECT_EQ(Topics{"agent.stopped"}, told()) << "what happened meanwhile is told";
+}
+
+TEST_F(Happened, APartialListStopsNoAgentAndOverwritesNone) {
+    agents({{"a", "idle"}, {"b", "busy"}});
+    world_.start();
+    world_.run_until(1s);
+    world_.engine(kAgents, answers(json::value{{"agents", agent_list({{"a", "error"}})},
+                                               {"total_agents", 2}}));
+    world_.run_until(6s);
+    EXPECT_EQ(Topics{}, told());
+    const json::object data = World::data(world_.published("agent.status").back());
+    EXPECT_EQ("busy", data.at("agents").at("b").at("status").as_string());
+    EXPECT_EQ(2, data.at("total_agents").as_int64());
+    EXPECT_EQ(1, data.at("active_agents").as_int64());
+    EXPECT_EQ(1, data.at("error_agents").as_int64());
+    agents({{"a", "error"}, {"b", "busy"}});
+    world_.run_until(11s);
+    EXPECT_EQ(Topics{}, told());
+}
+
+TEST_F(Happened, AfterARestartTheStateOfTheBrokersIsTheBase) {
+    agents({{"a", "idle"}});
+    world_.start();
+    world_.receive(welcome(R"({"agents":{"a":{"status":"busy"},"gone":{"status":"idle"}}})"));
+    world_.run_until(1s);
+    EXPECT_EQ(Topics{"agent.stopped"}, told());
+    EXPECT_EQ("gone", World::data(world_.published("agent.stopped")[0]).at("agent_id").as_string());
+    world_.run_until(30s);
+    EXPECT_EQ(1u, told().size());
+}
+
+TEST_F(Happened, AWelcomeThatIsSlowerThanTheFirstAnswerIsComparedWithItOnce) {
+    agents({{"a", "idle"}});
+    world_.start();
+    world_.run_until(1s);
+    const auto held = welcome(R"({"agents":{"gone":{"status":"idle"},"a":{"status":"idle"}}})");
+    world_.receive(held);
+    EXPECT_EQ(Topics{"agent.stopped"}, told());
+    world_.receive(held);
+    EXPECT_EQ(1u, told().size()) << "a later welcome has what we said ourselves";
+}
+
+TEST_F(Happened, StateOfAnotherPollOrKeyIsNoBase) {
+    agents({{"a", "idle"}});
+    world_.start();
+    auto other = welcome(R"({"agents":{"gone":{"status":"idle"}}})");
+    other.keys.push_back(other.keys[0]);
+    other.keys[0].poll = "another";
+    other.keys[1].key = "another";
+    other.keys.push_back({"agent.status", kAgents, "", nullptr});
+    world_.receive(other);
+    world_.run_until(1s);
+    EXPECT_EQ(Topics{}, told());
+}
+
 // Breakers
 // -------------------------------------------------------------------------------------------------------
 
