@@ -90,6 +90,11 @@ int run_program(int argc, const char* const* argv, const ProgramInfo& info,
     Result<Settings> loaded = load_settings(
         common.config, [](const char* name) -> const char* { return std::getenv(name); }, notes,
         [&](Settings& settings) { apply(common, info, settings); });
+    if (loaded && info.check) {
+        if (const auto good = info.check(*loaded); !good) {
+            loaded = good.error();
+        }
+    }
     if (!loaded) {
         complain(info.name, "the configuration is refused\n" + loaded.error().message);
         return kExitUsage;

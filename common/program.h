@@ -49,6 +49,8 @@ struct ProgramInfo {
     /// Puts the options into the settings; they win over file and environment, and are checked with
     /// them.
     std::function<void(Settings&)> apply = nullptr;
+    /// What only this program can judge (a key); what it refuses is refused as the settings are.
+    std::function<Result<>(const Settings&)> check = nullptr;
 };
 
 /// Parses, loads and checks the settings, starts the log, and calls `body`, whose result is the

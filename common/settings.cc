@@ -24,13 +24,16 @@ namespace {
 constexpr std::size_t kFileBytesMax = 1u << 20;
 constexpr std::size_t kProblemsMax = 100;  // Shown; the rest is counted.
 constexpr std::size_t kPollsMax = 256;
+constexpr std::size_t kRolesMax = 256;
+constexpr std::size_t kTopicPatternsMax = 256;  // Of one role.
 constexpr std::size_t kIpcPathMax =
     100;  // A socket's path has room for 107 bytes, some of them the system's.
 constexpr std::string_view kTransportBreaker = "engine";
 constexpr Millis kDeadlineSlack{1000};  // P4: a deadline is never more than interval + 1 s.
 
 constexpr std::int64_t kSecond = 1'000;
-constexpr std::int64_t kHour = 3'600 * kSecond;
+constexpr std::int64_t kMinute = 60 * kSecond;
+constexpr std::int64_t kHour = 60 * kMinute;
 constexpr std::int64_t kYear = 365 * 24 * kHour;
 
 // ----------------------------------------------------------------------------------------------------------
@@ -91,6 +94,17 @@ std::string check_level(const std::string& value) {
     return one_of(value, {"debug", "info", "warn", "error"});
 }
 
+std::string check_algorithm(const std::string& value) {
+    return one_of(value, {"HS256", "RS256"});
+}
+
+/// A token as RFC 6265 has it for a cookie's name; empty: no cookie.
+std::string check_cookie(const std::string& value) {
+    return only(value, "!#$%&'*+-.^_`|~", true, true)
+               ? ""
+               : "'" + value + "' is not the name of a cookie";
+}
+
 std::string check_mapper(const std::string& value) {
     return one_of(value, {"as_is", "system", "jobs", "agents", "storage"});
 }
@@ -98,6 +112,15 @@ std::string check_mapper(const std::string& value) {
 std::string check_name(const std::string& value) {
     if (value.empty() || value.size() > 64 || !only(value, "._-", false, true)) {
         return "'" + value + "' is not a name: 1 to 64 of a-z, 0-9, dot, underscore and dash";
+    }
+    return {};
+}
+
+/// A topic's name, all below one, or all.
+std::string check_pattern(const std::string& value) {
+    const bool below = value.size() > 2 && value.ends_with(".*");
+    if (value != "*" && !check_name(below ? value.substr(0, value.size() - 2) : value).empty()) {
+        return "'" + value + "' is neither a topic as system.status, nor agent.* or *";
     }
     return {};
 }
@@ -224,6 +247,14 @@ std::vector<Field> poll_fields(PollSettings& poll) {
     };
 }
 
+std::vector<Field> role_fields(RoleSettings& role) {
+    return {
+        {"name", &role.name, "As the token has it.", 0, 0, check_not_empty},
+        {"topics", &role.topics, "What it may see: [\"system.status\", \"agent.*\"]; \"*\" is all.",
+         0, 0, check_pattern},
+    };
+}
+
 std::vector<Section> schema(Settings& s) {
     constexpr std::int64_t kPortMax = 65'535;
     return {
@@ -292,8 +323,6 @@ std::vector<Section> schema(Settings& s) {
           {"cors_origins", &s.edge.cors_origins,
            "Pages of other origins that may connect, as [\"https://nas.example\"].", 0, 0,
            check_cors_origin},
-          {"jwt_secret", &s.edge.jwt_secret,
-           "For signed tokens; better in SIGMAVAULT_JWT_SECRET than here.", 0, 0, nullptr},
           {"ping_interval", &s.edge.ping_interval, "Between pings to a client.", 10, kHour},
           {"pong_timeout", &s.edge.pong_timeout,
            "A client that once answered pings, and has stopped to, is closed after this.", 10,
@@ -306,9 +335,31 @@ std::vector<Section> schema(Settings& s) {
           {"client_queue_bytes_max", &s.edge.client_queue_bytes_max,
            "What may wait for a slow client before it is closed.", 64 << 10, 1 << 30},
           {"clients_max", &s.edge.clients_max, "Beyond it a client is told to try later.", 1,
-           1'000'000},
-          {"allow_anonymous_lan", &s.edge.allow_anonymous_lan,
-           "Let anyone on the network read the feed: needed for a host other than loopback."}}},
+           1'000'000}}},
+        {"auth",
+         "Who may connect to an edge, and see what. Off by default: an edge is on loopback alone.",
+         {{"required", &s.auth.required,
+           "Nothing is told without a good token: a JWT with an expiry (exp)."},
+          {"algorithm", &s.auth.algorithm, "HS256 (secret) or RS256 (public_key_file).", 0, 0,
+           check_algorithm},
+          {"secret", &s.auth.secret,
+           "HS256: 32 bytes or more; better in SIGMAVAULT_JWT_SECRET than here.", 0, 0, nullptr},
+          {"public_key_file", &s.auth.public_key_file,
+           "RS256: file with the issuer's public key (PEM).", 0, 0, nullptr},
+          {"issuer", &s.auth.issuer, "What `iss` has to be; empty: anything.", 0, 0, nullptr},
+          {"audience", &s.auth.audience, "What `aud` has to name; empty: anything.", 0, 0, nullptr},
+          {"roles_claim", &s.auth.roles_claim, "Claim that lists the roles.", 0, 0,
+           check_not_empty},
+          {"cookie", &s.auth.cookie, "Name of an HttpOnly cookie with the token; empty: none.", 0,
+           0, check_cookie},
+          {"query_token", &s.auth.query_token,
+           "Accept ?token= too: for clients that cannot send it otherwise; proxies log it."},
+          {"allow_anonymous_lan", &s.auth.allow_anonymous_lan,
+           "Let anyone on the network read the feed: a host other than loopback needs this or\n"
+           "required = true."},
+          {"first_message_timeout", &s.auth.first_message_timeout,
+           "For a WebSocket that brought no token, to send one as its first message.", 10,
+           kMinute}}},
     };
 }
 
@@ -535,8 +586,8 @@ const Field* find_field(const std::vector<Field>& fields, std::string_view name)
 /// Walks a parsed file against the schema.
 class FileReader {
  public:
-    FileReader(Settings& settings, Problems& problems)
-        : settings_(settings), problems_(problems), sections_(schema(settings)) {
+    FileReader(Settings& settings, Problems& problems, std::vector<std::string>& notes)
+        : settings_(settings), problems_(problems), notes_(notes), sections_(schema(settings)) {
         for (const Section& section : sections_) {
             if (!section.path.empty()) {
                 known_.emplace_back(section.path);
@@ -546,6 +597,7 @@ class FileReader {
             }
         }
         known_.emplace_back(kPolls);
+        known_.emplace_back(kRoles);
     }
 
     void read(const toml::table& table, const std::string& path = "") {
@@ -557,7 +609,12 @@ class FileReader {
                 report(line, name, read_field(node, *field));
                 lines_[name] = line;
             } else if (name == kPolls) {
-                read_polls(node, line);
+                settings_.producer.polls.clear();  // Rows in the file replace the default ones.
+                read_rows(node, line, name, kPollsMax, &FileReader::read_poll);
+            } else if (name == kRoles) {
+                read_rows(node, line, name, kRolesMax, &FileReader::read_role);
+            } else if (const char* moved = moved_to(name)) {
+                read_moved(node, line, name, moved);
             } else if (find_section(name) != nullptr) {
                 read_section(node, name, line);
             } else {
@@ -574,6 +631,7 @@ class FileReader {
 
  private:
     static constexpr const char* kPolls = "producer.poll";
+    static constexpr const char* kRoles = "auth.role";
 
     const Section* find_section(std::string_view path) const {
         const auto it = std::find_if(sections_.begin(), sections_.end(),
@@ -595,43 +653,85 @@ class FileReader {
         }
     }
 
-    /// Rows in the file replace the default ones.
-    void read_polls(const toml::node& node, std::uint32_t line) {
+    /// Configurations that were written before [auth] was have these in [edge].
+    static const char* moved_to(std::string_view name) {
+        return name == "edge.jwt_secret"            ? "auth.secret"
+               : name == "edge.allow_anonymous_lan" ? "auth.allow_anonymous_lan"
+                                                    : nullptr;
+    }
+
+    void read_moved(const toml::node& node, std::uint32_t line, const std::string& name,
+                    const std::string& now) {
+        const std::size_t dot = now.find('.');
+        const Section& section = *find_section(now.substr(0, dot));
+        report(line, name, read_field(node, *find_field(section.fields, now.substr(dot + 1))));
+        notes_.push_back(name + " is called " + now + " now");
+    }
+
+    void read_rows(const toml::node& node, std::uint32_t line, const std::string& name,
+                   std::size_t most,
+                   void (FileReader::*read_row)(const toml::table&, std::uint32_t)) {
         const toml::array* rows = node.as_array();
-        if (rows == nullptr || rows->size() > kPollsMax) {
-            return report(line, kPolls,
-                          rows == nullptr ? wants("rows, each as [[producer.poll]]", node)
-                                          : "more than " + std::to_string(kPollsMax) + " rows");
+        if (rows == nullptr || rows->size() > most) {
+            return report(line, name,
+                          rows == nullptr ? wants("rows, each as [[" + name + "]]", node)
+                                          : "more than " + std::to_string(most) + " rows");
         }
-        settings_.producer.polls.clear();
         for (const toml::node& row : *rows) {
             if (const toml::table* table = row.as_table()) {
-                read_poll(*table, row.source().begin.line);
+                (this->*read_row)(*table, row.source().begin.line);
             } else {
-                report(row.source().begin.line, kPolls, wants("a table", row));
+                report(row.source().begin.line, name, wants("a table", row));
             }
         }
     }
 
-    void read_poll(const toml::table& table, std::uint32_t line) {
-        PollSettings poll;
-        const std::vector<Field> fields = poll_fields(poll);
+    /// False: some of its keys are unknown or bad, which has been reported.
+    bool read_keys(const toml::table& table, const std::string& path,
+                   const std::vector<Field>& fields) {
         std::vector<std::string> names;
         for (const Field& field : fields) {
-            names.push_back(joined(kPolls, field.name));
+            names.push_back(joined(path, field.name));
         }
         bool good = true;
         for (const auto& [key, node] : table) {
-            const std::string name = joined(kPolls, key.str());
+            const std::string name = joined(path, key.str());
             const Field* field = find_field(fields, key.str());
             const std::string problem = field == nullptr ? "unknown key" + suggestion(name, names)
                                                          : read_field(node, *field);
             report(key.source().begin.line, name, problem);
             good = good && problem.empty();
         }
-        if (good) {
+        return good;
+    }
+
+    void read_poll(const toml::table& table, std::uint32_t line) {
+        PollSettings poll;
+        if (read_keys(table, kPolls, poll_fields(poll))) {
             add_poll(std::move(poll), table, line);
         }
+    }
+
+    void read_role(const toml::table& table, std::uint32_t line) {
+        RoleSettings role;
+        if (!read_keys(table, kRoles, role_fields(role))) {
+            return;
+        }
+        if (role.name.empty() || role.topics.empty()) {
+            return report(line, joined(kRoles, role.name.empty() ? "name" : "topics"),
+                          "is missing in this row");
+        }
+        if (role.topics.size() > kTopicPatternsMax) {
+            return report(line, joined(kRoles, "topics"),
+                          "more than " + std::to_string(kTopicPatternsMax));
+        }
+        for (const RoleSettings& other : settings_.auth.roles) {
+            if (other.name == role.name) {
+                return report(line, joined(kRoles, "name"),
+                              "'" + role.name + "' is the name of an earlier role, too");
+            }
+        }
+        settings_.auth.roles.push_back(std::move(role));
     }
 
     void add_poll(PollSettings poll, const toml::table& table, std::uint32_t line) {
@@ -673,6 +773,7 @@ class FileReader {
 
     Settings& settings_;
     Problems& problems_;
+    std::vector<std::string>& notes_;
     const std::vector<Section> sections_;
     std::vector<std::string> known_;
     std::map<std::string, std::uint32_t> lines_;
@@ -739,7 +840,7 @@ constexpr Variable kVariables[] = {
     {"SIGMAVAULT_PORT", "edge", "port"},
     {"SIGMAVAULT_DATA_DIR", "", "data_dir"},
     {"SIGMAVAULT_CORS_ORIGINS", "edge", "cors_origins"},
-    {"SIGMAVAULT_JWT_SECRET", "edge", "jwt_secret"},
+    {"SIGMAVAULT_JWT_SECRET", "auth", "secret"},
     {"SIGMAVAULT_WS_PING_INTERVAL", "edge", "ping_interval"},
     {"SIGMAVAULT_WS_PONG_TIMEOUT", "edge", "pong_timeout"},
 };
@@ -795,19 +896,44 @@ void apply_environment(const Environment& environment, Settings& settings, Probl
 // -------------------------------------------------------------------------------------- rules that
 // hold between keys
 
+/// What is there by half. Whether the key is good, the edge says: the others do not need it.
+void check_auth(const Settings& settings, const FileReader& file, Problems& problems,
+                std::vector<std::string>& notes) {
+    const AuthSettings& auth = settings.auth;
+    const auto& origins = settings.edge.cors_origins;
+    if (auth.required && !auth.cookie.empty() &&
+        std::find(origins.begin(), origins.end(), "*") != origins.end()) {
+        problems.at(file.line_of("auth.cookie"),
+                    "auth.cookie: with edge.cors_origins = [\"*\"] any page on the web could use a "
+                    "visitor's cookie; list the origins");
+    }
+    if (!auth.required && (!auth.roles.empty() || !auth.public_key_file.empty() ||
+                           !auth.cookie.empty() || auth.query_token)) {
+        notes.push_back(
+            "auth: the rest of [auth] has no effect without required = true: everyone who "
+            "connects sees everything");
+    }
+    if (auth.required && auth.allow_anonymous_lan) {
+        notes.push_back("auth.allow_anonymous_lan has no effect with required = true");
+    }
+}
+
 void check_rules(const Settings& settings, const FileReader& file, Problems& problems,
                  std::vector<std::string>& notes) {
-    if (!is_loopback(settings.edge.host)) {
-        if (settings.edge.allow_anonymous_lan) {
+    const AuthSettings& auth = settings.auth;
+    if (!is_loopback(settings.edge.host) && !auth.required) {
+        if (auth.allow_anonymous_lan) {
             notes.push_back("edge.host: the feed is open to anyone who reaches " +
-                            settings.edge.host + " (edge.allow_anonymous_lan = true)");
+                            settings.edge.host + " (auth.allow_anonymous_lan = true)");
         } else {
             problems.at(file.line_of("edge.host"),
                         "edge.host: '" + settings.edge.host +
                             "' is open to the network, and clients are not authenticated: use "
-                            "127.0.0.1, or say allow_anonymous_lan = true in [edge]");
+                            "127.0.0.1, or say required = true (or allow_anonymous_lan = true) in "
+                            "[auth]");
         }
     }
+    check_auth(settings, file, problems, notes);
     if (!is_loopback(settings.engine.host)) {
         problems.at(file.line_of("engine.host"),
                     "engine.host: '" + settings.engine.host +
@@ -913,6 +1039,17 @@ void append_polls(std::string& out, std::vector<PollSettings>& polls) {
     }
 }
 
+/// There are none by default; an example to start from.
+void append_roles(std::string& out) {
+    RoleSettings example{.name = "viewer", .topics = {"system.status", "agent.*"}};
+    out += "\n# Roles: a token sees the topics of all its roles; without a row here it sees all.\n";
+    out += "# [[auth.role]]\n";
+    for (const Field& field : role_fields(example)) {
+        out += "# " + std::string(field.name) + " = " + std::visit(Writer{}, field.target) +
+               "  # " + std::string(field.comment) + "\n";
+    }
+}
+
 /// The contract's polls; their codes are those that old clients know, and the same pattern.
 std::vector<PollSettings> default_polls() {
     struct Row {
@@ -963,7 +1100,7 @@ Result<Settings> parse_settings(std::string_view text, const std::string& name,
                                 const std::function<void(Settings&)>& command_line) {
     Settings settings = default_settings();
     Problems problems(name);
-    FileReader file(settings, problems);
+    FileReader file(settings, problems, notes);
     try {
         file.read(toml::parse(text, name));
     } catch (const toml::parse_error& error) {
@@ -1011,6 +1148,7 @@ std::string default_config_text() {
             append_polls(out, settings.producer.polls);
         }
     }
+    append_roles(out);
     return out;
 }
 

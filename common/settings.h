@@ -75,14 +75,33 @@ struct EdgeSettings {
     std::vector<std::string> topics;  // Empty: all.
     std::string legacy_origin;        // Empty: the first that declared polls.
     std::vector<std::string> cors_origins;
-    std::string jwt_secret;  // Read and kept for part 2; never logged.
     Millis ping_interval{30'000};
     Millis pong_timeout{60'000};
     Millis heartbeat_interval{5'000};
     std::size_t client_message_bytes_max = 65'536;
     std::size_t client_queue_bytes_max = 4u << 20;
     std::size_t clients_max = 18'000;
-    bool allow_anonymous_lan = false;  // P10: without it an edge binds loopback only.
+};
+
+/// What a token that names the role lets its bearer see.
+struct RoleSettings {
+    std::string name;
+    std::vector<std::string> topics;  // Names, "agent.*" for all below agent, "*" for all.
+};
+
+struct AuthSettings {                 // Who may connect to an edge, and see what.
+    bool required = false;            // The secret alone switches nothing on.
+    std::string algorithm = "HS256";  // Or RS256.
+    std::string secret;               // HS256; never printed, never logged.
+    std::string public_key_file;      // RS256: PEM.
+    std::string issuer;               // Empty: any.
+    std::string audience;             // Empty: any.
+    std::string roles_claim = "roles";
+    std::string cookie;                // Name of an HttpOnly cookie with the token; empty: none.
+    bool query_token = false;          // Whether ?token= counts.
+    bool allow_anonymous_lan = false;  // P10: else an edge beyond loopback needs `required`.
+    Millis first_message_timeout{5'000};
+    std::vector<RoleSettings> roles;  // Empty: whoever has a good token sees everything.
 };
 
 struct Settings {
@@ -92,6 +111,7 @@ struct Settings {
     ProducerSettings producer;
     BrokerSettings broker;
     EdgeSettings edge;
+    AuthSettings auth;
 };
 
 /// Looks an environment variable up; nullptr where it is not set.

@@ -68,6 +68,12 @@ bool same_state(const Age& a, const Age& b) {
     return a.quality == b.quality && a.reason == b.reason && a.source == b.source;
 }
 
+/// When a grant ends, by a clock that nobody sets. The wall clock is looked at, too, each time.
+std::optional<Mono> end_of(const Grant& grant, Now now) {
+    return grant.expires ? std::optional(now.mono + std::max(*grant.expires - now.wall, Millis{0}))
+                         : std::nullopt;
+}
+
 }  // namespace
 
 Hub::Hub(HubOptions options, Random random)
@@ -84,17 +90,28 @@ Bytes Hub::make(std::string_view payload) {
 
 // --- Sessions ---------------------------------------------------------------------------------
 
-Session& Hub::open(Dialect dialect, Now now) {
+Session& Hub::open(Dialect dialect, Now now, std::optional<Grant> grant) {
     auto made =
         std::make_unique<Session>(random_.uuid(), dialect, options_.queue, counters_.sent, now);
     Session& session = *made;
     sessions_.emplace(&session, std::move(made));
+    session.grant = std::move(grant);
+    if (session.grant) {
+        greet(session, now);
+    } else {
+        ++waiting_;
+        session.ends = now.mono + options_.first_message_timeout;
+    }
+    return session;
+}
+
+void Hub::greet(Session& session, Now now) {
+    session.ends = end_of(*session.grant, now);
     if (session.v1()) {
         hello(session, now);
     } else {
         welcome(session, now);
     }
-    return session;
 }
 
 void Hub::close(Session& session) {
@@ -103,6 +120,7 @@ void Hub::close(Session& session) {
     }
     drop(everything_, &session);
     drop(touched_, &session);
+    waiting_ -= session.grant ? 0u : 1u;
     sessions_.erase(&session);
 }
 
@@ -112,16 +130,21 @@ void Hub::welcome(Session& session, Now now) {
     append_member(data, "message",
                   "Connected to SigmaVault WebSocket. You are subscribed to all core events.");
     data += ",\"subscriptions\":[";
+    std::vector<std::string> topics;
     for (const std::string_view topic : kDefaultSubscriptions) {
+        if (!session.grant->allows(topic)) {
+            continue;
+        }
         if (data.back() != '[') {
             data += ',';
         }
         append_json_string(data, topic);
-        add(session, std::string(topic));
+        topics.emplace_back(topic);
+        add(session, topics.back());
     }
     data += "]}";
     push_control(session, render_plain("notification", {}, data, {}, now));
-    push_state(session, {kDefaultSubscriptions.begin(), kDefaultSubscriptions.end()}, now);
+    push_state(session, topics, now);
 }
 
 /// The current state of these topics, for a session without a subprotocol; it may go beyond the
@@ -143,10 +166,10 @@ void Hub::push_state(Session& session, const std::vector<std::string>& topics, N
     }
 }
 
-std::vector<Source> Hub::sources() const {
+std::vector<Source> Hub::sources(const Grant& grant) const {
     std::vector<Source> sources;
     for (const auto& poll : cache_.polls()) {
-        if (!poll->is_state()) {
+        if (!poll->is_state() && grant.allows(poll->state.report.topic)) {
             sources.push_back({poll->state.origin, poll->state.report.poll,
                                poll->state.report.topic, cache_.effective(poll->state.age)});
         }
@@ -164,8 +187,11 @@ void Hub::hello(Session& session, Now now) {
     append_member(data, "client_id", session.client_id());
     append_member(data, "version", SIGMACAST_VERSION);
     append_member(data, "uplink", cache_.uplink() ? "up" : "down");
+    if (session.grant->expires) {
+        append_member(data, "expires", to_rfc3339(*session.grant->expires));
+    }
     data += ",\"features\":[\"skipped\",\"tick\",\"transition\",\"wildcard\"],\"sources\":[";
-    for (const Source& source : sources()) {
+    for (const Source& source : sources(*session.grant)) {
         if (data.back() != '[') {
             data += ',';
         }
@@ -175,8 +201,122 @@ void Hub::hello(Session& session, Now now) {
     push_control(session, render_plain("hello", {}, data, {}, now));
 }
 
+// --- Tokens -------------------------------------------------------------------------------------
+
+/// The first message of a session that waits for one, or a fresh one on a live session.
+void Hub::authenticate(Session& session, const ClientMessage& message, Now now) {
+    Result<Grant> grant = options_.verify ? options_.verify(message.token, now.wall) : Grant{};
+    const bool first = !session.grant;
+    if (grant && !first && options_.verify && grant->subject != session.grant->subject) {
+        grant = Error{Errc::kInvalid, "the token is another subject's: open a connection for it"};
+    }
+    if (!grant) {
+        const bool expired = grant.error().code == Errc::kTimeout;
+        const std::uint16_t code = expired ? kCloseTokenExpired : kCloseBadToken;
+        const std::string_view name = expired ? "token_expired" : "bad_token";
+        if (first) {
+            send_away(session, {code, std::string(name)}, message.id, grant.error().message, now);
+        } else {  // The one that it has is as good as it was.
+            ++counters_.unauthorized;
+            push_control(session,
+                         render_error(message.id, code, name, grant.error().message, false, now));
+        }
+        return;
+    }
+    if (first) {
+        --waiting_;
+        session.grant = std::move(*grant);
+        greet(session, now);
+    } else if (options_.verify) {
+        change_grant(session, std::move(*grant), message.id, now);
+    }
+    if (session.v1()) {
+        std::string data = "{";
+        if (session.grant->expires) {
+            append_member(data, "expires", to_rfc3339(*session.grant->expires));
+        }
+        data += '}';
+        push_control(session, render_plain("authenticated", message.id, data, {}, now));
+    }
+}
+
+/// What a fresh token does not allow any more ends, and is told.
+void Hub::change_grant(Session& session, Grant grant, std::string_view id, Now now) {
+    const bool same =
+        grant.everything == session.grant->everything && grant.topics == session.grant->topics;
+    session.grant = std::move(grant);
+    session.ends = end_of(*session.grant, now);
+    for (const std::string& topic : std::set<std::string>(session.subscriptions())) {
+        if (topic != "*" && !session.grant->allows(topic)) {
+            remove(session, topic);
+            deny(session, id, topic, now);
+        }
+    }
+    if (session.everything && !same) {
+        answer_subscribe(session, {}, {"*"}, "access", now);
+    }
+}
+
+void Hub::deny(Session& session, std::string_view id, const std::string& topic, Now now) {
+    push_control(session, render_error(id, 4003, "denied", "your token does not allow " + topic,
+                                       false, now, topic));
+}
+
+/// Twice a second: sessions that have not sent a token in time, and those whose token has expired.
+void Hub::check_grants(Now now) {
+    for (const auto& [of, each] : sessions_) {
+        Session& session = *each;
+        if (!session.ends || session.closing()) {
+            continue;
+        }
+        const bool over = *session.ends <= now.mono;
+        if (!session.grant && over) {
+            send_away(session, {kCloseAuthenticate, "authenticate and reconnect"}, {},
+                      "no token came in time", now);
+        } else if (session.grant && (over || *session.grant->expires <= now.wall)) {
+            ++counters_.expired;
+            say_goodbye(session, {kCloseTokenExpired, "token_expired"}, now);
+        }
+    }
+}
+
+/// One that has no grant: told why, and closed.
+void Hub::send_away(Session& session, Session::Close why, std::string_view id,
+                    std::string_view message, Now now) {
+    ++counters_.unauthorized;
+    push_control(session, render_error(id, why.code,
+                                       why.code == kCloseAuthenticate ? "authenticate" : why.reason,
+                                       message, false, now));
+    session.close(std::move(why));
+}
+
+/// Closed once what waits for it has been sent; a v1 client is told when to come back.
+void Hub::say_goodbye(Session& session, Session::Close why, Now now) {
+    if (session.v1() && session.grant) {
+        const auto hint = static_cast<std::uint64_t>(
+            (kReconnectHintMin + random_.upto(kReconnectHintMax)).count());
+        std::string data = "{";
+        append_member(data, "code", std::uint64_t{why.code});
+        append_member(data, "reason", why.reason);
+        append_member(data, "reconnect_in_ms", hint);
+        data += '}';
+        push_control(session, render_plain("goodbye", {}, data, {}, now));
+    }
+    session.close(std::move(why));
+    touch(session);
+}
+
+// --- What clients ask for -----------------------------------------------------------------------
+
 void Hub::receive(Session& session, std::string_view text, Now now) {
     const ClientMessage message = parse_client_message(text);
+    if (!session.grant && message.type != ClientMessage::Type::kAuth) {
+        send_away(session, {kCloseAuthenticate, "authenticate and reconnect"}, message.id,
+                  "the first message has to bring a token: "
+                  "{\"type\":\"auth\",\"data\":{\"token\":\"..\"}}",
+                  now);
+        return;
+    }
     switch (message.type) {
         case ClientMessage::Type::kPing: {
             std::string rest;
@@ -193,6 +333,9 @@ void Hub::receive(Session& session, std::string_view text, Now now) {
             break;
         case ClientMessage::Type::kUnsubscribe:
             unsubscribe(session, message);
+            break;
+        case ClientMessage::Type::kAuth:
+            authenticate(session, message, now);
             break;
         case ClientMessage::Type::kBad:
             ++counters_.client_errors;
@@ -266,9 +409,18 @@ void Hub::remove(Session& session, const std::string& topic) {
 
 void Hub::subscribe(Session& session, const ClientMessage& message, Now now) {
     std::vector<std::string> topics;
+    std::vector<std::string> denied;  // As they were asked for: what is known is not told either.
     for (const std::string& type : message.types) {
         const std::string topic = type == "*" ? type : topic_name(type);
         if (contains(topics, topic)) {
+            continue;
+        }
+        if (topic != "*" && !session.grant->allows(topic)) {
+            if (!session.v1()) {
+                deny(session, message.id, type, now);
+            } else if (!contains(denied, type)) {
+                denied.push_back(type);
+            }
             continue;
         }
         const bool is_new = session.subscriptions().count(topic) == 0;
@@ -286,7 +438,8 @@ void Hub::subscribe(Session& session, const ClientMessage& message, Now now) {
         }
     }
     if (session.v1()) {
-        answer_subscribe(session, message.id, topics, message.resume ? "not_kept" : "", now);
+        answer_subscribe(session, message.id, topics, message.resume ? "not_kept" : "", now,
+                         denied);
         return;
     }
     push_state(session, topics, now);
@@ -306,7 +459,11 @@ std::vector<const Value*> Hub::state_of(const Session& session, const std::strin
         }
     };
     if (topic == "*" && session.v1()) {
-        cache_.each_topic([&](const std::string& each) { cache_.each_of_topic(each, visit); });
+        cache_.each_topic([&](const std::string& each) {
+            if (session.grant->allows(each)) {
+                cache_.each_of_topic(each, visit);
+            }
+        });
     } else {
         cache_.each_of_topic(topic, visit);
     }
@@ -316,8 +473,8 @@ std::vector<const Value*> Hub::state_of(const Session& session, const std::strin
 /// `subscribed`, and then exactly the frames that it counts: they cannot be conflated with later
 /// ones.
 void Hub::answer_subscribe(Session& session, std::string_view id,
-                           const std::vector<std::string>& topics, std::string_view cause,
-                           Now now) {
+                           const std::vector<std::string>& topics, std::string_view cause, Now now,
+                           const std::vector<std::string>& denied) {
     std::vector<Outgoing> frames;
     std::size_t bytes = 0;
     std::string data = "{\"topics\":{";
@@ -346,6 +503,11 @@ void Hub::answer_subscribe(Session& session, std::string_view id,
                  value->stream, value->seq, 0});
             bytes += frames.back().frame->size();
         }
+    }
+    for (const std::string& topic : denied) {
+        data += data.back() == '{' ? "" : ",";
+        append_json_string(data, topic);
+        data += ":{\"result\":\"denied\"}";
     }
     data += "}}";
     const Bytes answer = make(render_plain("subscribed", id, data, {}, now));
@@ -661,6 +823,9 @@ void Hub::on_timer(Now now) {
         next_heartbeat_check_ =
             now.mono + std::min(kHeartbeatCheck, options_.heartbeat_interval / 4);
         heartbeats(now);
+        if (options_.verify) {
+            check_grants(now);
+        }
     }
     tell_dropped(now);
 }
@@ -701,17 +866,7 @@ void Hub::push(Session& session, const Outgoing& item, Now now) {
     }
     ++counters_.slow_closed;
     dropped_.push_back(session.client_id());
-    if (session.v1()) {
-        const auto hint = static_cast<std::uint64_t>(
-            (kReconnectHintMin + random_.upto(kReconnectHintMax)).count());
-        std::string data = "{";
-        append_member(data, "code", std::uint64_t{kCloseSlowConsumer});
-        append_member(data, "reason", "slow_consumer");
-        append_member(data, "reconnect_in_ms", hint);
-        data += '}';
-        push_control(session, render_plain("goodbye", {}, data, {}, now));
-    }
-    session.close({kCloseSlowConsumer, "slow_consumer"});
+    say_goodbye(session, {kCloseSlowConsumer, "slow_consumer"}, now);
 }
 
 bool Hub::has_listeners(std::string_view topic, Dialect dialect) const {
@@ -732,7 +887,9 @@ void Hub::push_topic(std::string_view topic, Dialect dialect, const Outgoing& it
     }
     if (dialect == Dialect::kV1) {
         for (Session* session : everything_) {
-            push(*session, item, now);
+            if (session->grant->everything || session->grant->allows(topic)) {
+                push(*session, item, now);
+            }
         }
     }
 }
@@ -759,7 +916,7 @@ void Hub::heartbeats(Now now) {
     Bytes v1;
     for (const auto& [of, session] : sessions_) {
         const bool quiet = elapsed(session->last_sent(), now.mono) >= options_.heartbeat_interval;
-        if (!quiet || !session->idle() || session->closing() ||
+        if (!quiet || !session->grant || !session->idle() || session->closing() ||
             (!session->v1() && session->subscriptions().count("heartbeat") == 0)) {
             continue;  // What waits is younger than a heartbeat would be.
         }
@@ -783,18 +940,7 @@ void Hub::heartbeats(Now now) {
 
 void Hub::drain(Now now) {
     for (const auto& [of, session] : sessions_) {
-        if (session->v1()) {
-            const auto hint = static_cast<std::uint64_t>(
-                (kReconnectHintMin + random_.upto(kReconnectHintMax)).count());
-            std::string data = "{";
-            append_member(data, "code", std::uint64_t{kCloseGoingAway});
-            append_member(data, "reason", "shutting_down");
-            append_member(data, "reconnect_in_ms", hint);
-            data += '}';
-            push_control(*session, render_plain("goodbye", {}, data, {}, now));
-        }
-        session->close({kCloseGoingAway, "shutting_down"});
-        touch(*session);
+        say_goodbye(*session, {kCloseGoingAway, "shutting_down"}, now);
     }
 }
 

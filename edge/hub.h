@@ -12,11 +12,15 @@
 // then their summary), at once when its quality changes, and, stale, at the poll's cadence when
 // reports stop. State that no poll feeds goes out as it comes.
 //
+// Each session sees what its Grant allows, whatever it is subscribed to. One without a grant is
+// sent nothing until it has sent a token; one whose grant has expired is closed.
+//
 // Pure: no socket, no clock. Runs on: the loop. One client never delays another: queueing is all
 // that happens here, and a queue over its bound is emptied and the session closed.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -26,6 +30,7 @@
 #include <vector>
 
 #include "common/random.h"
+#include "common/result.h"
 #include "edge/cache.h"
 #include "edge/session.h"
 #include "edge/upstream.h"
@@ -36,6 +41,9 @@ struct HubOptions {
     std::string legacy_origin;  // Empty: the first that declared polls.
     Millis heartbeat_interval{5'000};
     QueueLimits queue;
+    /// Access::verify; null: no token is needed, and one that is sent is not looked at.
+    std::function<Result<Grant>(std::string_view token, Wall now)> verify = nullptr;
+    Millis first_message_timeout{5'000};  // For a session without a grant.
 };
 
 struct HubCounters {
@@ -44,6 +52,8 @@ struct HubCounters {
     std::uint64_t slow_closed = 0;    // Clients closed for being too slow.
     std::uint64_t not_encodable = 0;  // Values or events that could not become JSON.
     std::uint64_t client_errors = 0;  // Bad messages of clients.
+    std::uint64_t unauthorized = 0;   // Tokens in messages that were refused, or did not come.
+    std::uint64_t expired = 0;        // Clients closed as their token had expired.
 };
 
 class Hub {
@@ -57,8 +67,9 @@ class Hub {
     Hub(HubOptions options, Random random);
     ~Hub();
 
-    /// Welcome and state, or hello, are queued. The session lives until close().
-    Session& open(Dialect dialect, Now now);
+    /// Welcome and state, or hello, are queued; without a grant nothing is, until a token has come.
+    /// The session lives until close().
+    Session& open(Dialect dialect, Now now, std::optional<Grant> grant = Grant{});
     void close(Session& session);
     void receive(Session& session, std::string_view text, Now now);
     /// Tells every client that this edge ends; each is to be closed with 1001 once that is sent.
@@ -73,8 +84,10 @@ class Hub {
 
     [[nodiscard]] const Cache& cache() const { return cache_; }
     [[nodiscard]] std::size_t sessions() const { return sessions_.size(); }
+    /// Those that have to send a token yet.
+    [[nodiscard]] std::size_t waiting() const { return waiting_; }
     [[nodiscard]] const HubCounters& counters() const { return counters_; }
-    [[nodiscard]] std::vector<Source> sources() const;
+    [[nodiscard]] std::vector<Source> sources(const Grant& grant) const;
     [[nodiscard]] bool known_topic(std::string_view topic) const;
 
  private:
@@ -107,12 +120,21 @@ class Hub {
     void render_again(const Cache::Poll& poll, Millis slack, Now now);
     void send_legacy(const Value& value, Now now);
 
+    void greet(Session& session, Now now);
+    void authenticate(Session& session, const ClientMessage& message, Now now);
+    void change_grant(Session& session, Grant grant, std::string_view id, Now now);
+    void deny(Session& session, std::string_view id, const std::string& topic, Now now);
+    void check_grants(Now now);
+    void send_away(Session& session, Session::Close why, std::string_view id,
+                   std::string_view message, Now now);
+    void say_goodbye(Session& session, Session::Close why, Now now);
     void welcome(Session& session, Now now);
     void hello(Session& session, Now now);
     void subscribe(Session& session, const ClientMessage& message, Now now);
     void unsubscribe(Session& session, const ClientMessage& message);
     void answer_subscribe(Session& session, std::string_view id,
-                          const std::vector<std::string>& topics, std::string_view cause, Now now);
+                          const std::vector<std::string>& topics, std::string_view cause, Now now,
+                          const std::vector<std::string>& denied = {});
     [[nodiscard]] std::vector<const Value*> state_of(const Session& session,
                                                      const std::string& topic);
     [[nodiscard]] std::string topic_name(std::string_view name) const;
@@ -140,6 +162,7 @@ class Hub {
     std::vector<std::string> dropped_;  // Client ids to be told to the others.
     std::string legacy_origin_;
     std::map<const Cache::Poll*, Rendering> renderings_;  // Of the legacy origin's polls.
+    std::size_t waiting_ = 0;
     std::uint64_t bookmark_ = 0;
     bool snapshot_seen_ = false;
     Mono next_heartbeat_check_{};

@@ -2,12 +2,14 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "common/bus.h"
 #include "common/log.h"
 #include "common/loop.h"
 #include "common/metrics.h"
 #include "common/program.h"
+#include "edge/access.h"
 #include "edge/hub.h"
 #include "edge/rest.h"
 #include "edge/upstream.h"
@@ -36,21 +38,25 @@ std::vector<std::string> subscriptions(const std::vector<std::string>& topics) {
 
 class Edge {
  public:
-    explicit Edge(const Settings& settings)
+    Edge(const Settings& settings, std::unique_ptr<Access> access)
         : settings_(settings),
+          access_(std::move(access)),
           upstream_(Random::from_system(), settings.edge.topics),
           hub_({.legacy_origin = settings.edge.legacy_origin,
                 .heartbeat_interval = settings.edge.heartbeat_interval,
-                .queue = {.bytes_max = settings.edge.client_queue_bytes_max}},
+                .queue = {.bytes_max = settings.edge.client_queue_bytes_max},
+                .verify = verify(),
+                .first_message_timeout = settings.auth.first_message_timeout},
                Random::from_system()),
           wire_(loop_, hub_,
                 {.clients_max = settings.edge.clients_max,
                  .message_bytes_max = settings.edge.client_message_bytes_max,
                  .ping_interval = settings.edge.ping_interval,
                  .pong_timeout = settings.edge.pong_timeout,
-                 .cors_origins = settings.edge.cors_origins},
+                 .cors_origins = settings.edge.cors_origins,
+                 .access = access_.get()},
                 Random::from_system()),
-          rest_({hub_, upstream_, wire_, metrics_, system_now().mono}),
+          rest_({hub_, upstream_, wire_, *access_, metrics_, system_now().mono}),
           timer_(loop_, [this] { on_timer(); }),
           drain_timer_(loop_, [this] { check_drained(); }),
           bus_(loop_,
@@ -81,6 +87,7 @@ class Edge {
         }
         log_info("edge started", {{"host", settings_.edge.host},
                                   {"port", server_.port()},
+                                  {"tokens", access_->required() ? "required" : "not looked at"},
                                   {"feed", settings_.broker.feed}});
         loop_.on_terminate([this] { drain(); });
         const Now now = system_now();
@@ -92,6 +99,15 @@ class Edge {
     }
 
  private:
+    std::function<Result<Grant>(std::string_view, Wall)> verify() const {
+        if (!access_->required()) {
+            return nullptr;
+        }
+        return [access = access_.get()](std::string_view token, Wall now) {
+            return access->verify(token, now);
+        };
+    }
+
     void on_batch(std::vector<bus::Incoming> batch) {
         const Now now = system_now();
         for (const bus::Incoming& incoming : batch) {
@@ -201,6 +217,7 @@ class Edge {
     }
 
     const Settings& settings_;
+    const std::unique_ptr<Access> access_;
     Loop loop_;
     Metrics metrics_;
     Upstream upstream_;
@@ -217,7 +234,18 @@ class Edge {
 
 /// Where it may listen, the settings have checked.
 int run_edge(const Settings& settings) {
-    return Edge(settings).run();
+    auto access = Access::make(settings.auth);
+    if (!access) {
+        log_error(access.error().message);
+        return kExitUsage;
+    }
+    return Edge(settings, std::move(*access)).run();
+}
+
+/// Whether the key can be used: the settings cannot tell.
+Result<> check(const Settings& settings) {
+    const auto access = Access::make(settings.auth);
+    return access ? Result<>() : Result<>(access.error());
 }
 
 }  // namespace
@@ -231,9 +259,11 @@ int main(int argc, char** argv) {
         .summary = "Joins the broker's feed and fans it out to browsers over WebSocket.",
         .options = {{"--host", "Address to listen on", &host},
                     {"--port", "Port to listen on", &port}},
-        .apply = [&](sigmacast::Settings& settings) {
-            settings.edge.host = host.value_or(settings.edge.host);
-            settings.edge.port = port.value_or(settings.edge.port);
-        }};
+        .apply =
+            [&](sigmacast::Settings& settings) {
+                settings.edge.host = host.value_or(settings.edge.host);
+                settings.edge.port = port.value_or(settings.edge.port);
+            },
+        .check = sigmacast::edge::check};
     return sigmacast::run_program(argc, argv, info, sigmacast::edge::run_edge);
 }

@@ -315,12 +315,16 @@ std::string render_plain(std::string_view type, std::string_view id, std::string
 }
 
 std::string render_error(std::string_view id, int code, std::string_view name,
-                         std::string_view message, bool temporary, Now now) {
+                         std::string_view message, bool temporary, Now now,
+                         std::string_view topic) {
     std::string data = "{";
     append_member(data, "code", static_cast<std::uint64_t>(code));
     append_member(data, "name", name);
     append_member(data, "message", message);
     append_raw(data, "temporary", temporary ? "true" : "false");
+    if (!topic.empty()) {
+        append_member(data, "topic", topic);
+    }
     data += '}';
     return render_plain("error", id, data, {}, now);
 }

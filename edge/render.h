@@ -88,7 +88,8 @@ std::string render_skipped(const Stream& stream, std::uint64_t from, std::uint64
 std::string render_plain(std::string_view type, std::string_view id, std::string_view data,
                          std::string_view rest, Now now);
 std::string render_error(std::string_view id, int code, std::string_view name,
-                         std::string_view message, bool temporary, Now now);
+                         std::string_view message, bool temporary, Now now,
+                         std::string_view topic = {});
 
 /// An object: {"origin":..,"poll":..,"topic":..,"quality":..,...}.
 void append_source(std::string& out, const Source& source, Now now);

@@ -10,6 +10,9 @@ namespace sigmacast::edge {
 namespace {
 
 constexpr std::string_view kStatePrefix = "/api/v1/state/";
+constexpr std::string_view kBreakers = "/api/v1/status/circuit-breaker";
+constexpr std::string_view kHealth = "/api/v1/health";
+constexpr std::string_view kReady = "/api/v1/ready";
 
 http::Response error(int status, std::string_view message) {
     std::string body = "{";
@@ -75,19 +78,15 @@ http::Response Rest::answer(const http::Request& request, Now now) {
 http::Response Rest::route(const http::Request& request, Now now) {
     std::string_view path = request.path;
     if (path == "/ws" || path == "/ws/") {
-        auto refused = refuse_upgrade(request, parts_.wire.options(), parts_.wire.clients());
+        auto refused = parts_.wire.refusal(request);
+        unauthorized_ += refused && refused->status == 401 ? 1u : 0u;
         return refused ? *std::move(refused) : error(426, "Upgrade Required");
     }
     if (path.size() > 1 && path.ends_with('/')) {
         path.remove_suffix(1);
     }
-    static const std::set<std::string_view> kPaths = {"/",
-                                                      "/index.html",
-                                                      "/api/v1/status/circuit-breaker",
-                                                      "/api/v1/state",
-                                                      "/api/v1/health",
-                                                      "/api/v1/ready",
-                                                      "/metrics"};
+    static const std::set<std::string_view> kPaths = {
+        "/", "/index.html", kBreakers, "/api/v1/state", kHealth, kReady, "/metrics"};
     const bool one_topic = path.starts_with(kStatePrefix) && path.size() > kStatePrefix.size();
     if (kPaths.count(path) == 0 && !one_topic) {
         return error(404, "Not Found");
@@ -96,7 +95,7 @@ http::Response Rest::route(const http::Request& request, Now now) {
         http::Response response{.status = 204, .body = {}};
         response.headers = {{"Allow", "GET, HEAD, OPTIONS"},
                             {"Access-Control-Allow-Methods", "GET, HEAD, OPTIONS"},
-                            {"Access-Control-Allow-Headers", "Content-Type"},
+                            {"Access-Control-Allow-Headers", "Authorization, Content-Type"},
                             {"Access-Control-Max-Age", "600"}};
         return response;
     }
@@ -108,24 +107,41 @@ http::Response Rest::route(const http::Request& request, Now now) {
     if (path == "/" || path == "/index.html") {
         return page_response();
     }
+    const auto admitted = parts_.access.admit(request, now.wall);
+    const bool is_health = path == kHealth || path == kReady;
+    if (!admitted || (!*admitted && !is_health)) {
+        ++unauthorized_;
+        return unauthorized(admitted ? "" : admitted.error().message);
+    }
+    if (is_health) {
+        const bool failed = path == kReady && !parts_.upstream.ready();
+        return {.status = failed ? 503 : 200,
+                .body = health(*admitted ? &**admitted : nullptr, now)};
+    }
+    return answer_with(path, **admitted, now);
+}
+
+http::Response Rest::answer_with(std::string_view path, const Grant& grant, Now now) {
     if (path == "/metrics") {
+        if (!grant.everything) {  // They name every source.
+            return error(403, "your token does not allow every topic");
+        }
         update_metrics(now);
         return {.body = parts_.metrics.text(),
                 .content_type = "text/plain; version=0.0.4; charset=utf-8"};
     }
-    if (path == "/api/v1/health") {
-        return {.body = health(now)};
+    if (path == "/api/v1/state") {
+        return {.body = all_state(grant, now)};
     }
-    if (path == "/api/v1/ready") {
-        return {.status = parts_.upstream.ready() ? 200 : 503, .body = health(now)};
+    const bool breaker = path == kBreakers;
+    const std::string topic =
+        breaker ? "breaker.status" : percent_decoded(path.substr(kStatePrefix.size()));
+    if (!grant.allows(topic)) {
+        return error(403, "your token does not allow " + topic);
     }
-    if (path == "/api/v1/status/circuit-breaker") {
+    if (breaker) {
         return {.body = breakers()};
     }
-    if (path == "/api/v1/state") {
-        return {.body = all_state(now)};
-    }
-    const std::string topic = percent_decoded(path.substr(kStatePrefix.size()));
     if (!parts_.hub.known_topic(topic)) {
         return error(404, "no such topic: " + topic);
     }
@@ -141,7 +157,7 @@ http::Response Rest::page_response() const {
                         {"X-Frame-Options", "DENY"}}};
 }
 
-std::string Rest::health(Now now) const {
+std::string Rest::health(const Grant* grant, Now now) const {
     const Cache& cache = parts_.hub.cache();
     std::string out = "{";
     append_member(out, "status",
@@ -150,6 +166,9 @@ std::string Rest::health(Now now) const {
                                            : "degraded");
     append_flag(out, "ready", parts_.upstream.ready());
     append_member(out, "uplink", cache.uplink() ? "up" : "down");
+    if (!grant) {
+        return out + '}';
+    }
     if (!cache.uplink()) {
         append_member(out, "reason", "BROKER_UNREACHABLE");
     }
@@ -163,7 +182,7 @@ std::string Rest::health(Now now) const {
                   static_cast<std::uint64_t>(elapsed(parts_.started, now.mono).count()));
     append_member(out, "timestamp", to_rfc3339(now.wall));
     out += ",\"sources\":[";
-    for (const Source& source : parts_.hub.sources()) {
+    for (const Source& source : parts_.hub.sources(*grant)) {
         comma(out);
         append_source(out, source, now);
     }
@@ -218,7 +237,7 @@ std::string Rest::topic_state(std::string_view topic, Now now) const {
         out += render_value(value, cache.effective(value.age), Dialect::kV1, now);
     });
     out += "],\"sources\":[";
-    for (const Source& source : parts_.hub.sources()) {
+    for (const Source& source : parts_.hub.sources({})) {
         if (source.topic == topic) {
             comma(out);
             append_source(out, source, now);
@@ -228,7 +247,7 @@ std::string Rest::topic_state(std::string_view topic, Now now) const {
     return out;
 }
 
-std::string Rest::all_state(Now now) const {
+std::string Rest::all_state(const Grant& grant, Now now) const {
     const Cache& cache = parts_.hub.cache();
     std::string out = "{";
     append_member(out, "timestamp", to_rfc3339(now.wall));
@@ -237,13 +256,16 @@ std::string Rest::all_state(Now now) const {
     append_member(out, "pos", cache.pos());
     out += ",\"values\":[";
     cache.each_topic([&](const std::string& topic) {
+        if (!grant.allows(topic)) {
+            return;
+        }
         cache.each_of_topic(topic, [&](const Value& value) {
             comma(out);
             out += render_value(value, cache.effective(value.age), Dialect::kV1, now);
         });
     });
     out += "],\"sources\":[";
-    for (const Source& source : parts_.hub.sources()) {
+    for (const Source& source : parts_.hub.sources(grant)) {
         comma(out);
         append_source(out, source, now);
     }
@@ -294,6 +316,11 @@ void Rest::update_metrics(Now now) {
           hub.slow_closed);
     count("sigmacast_edge_no_pong_total", "Clients closed for not answering pings", wire.no_pong);
     count("sigmacast_edge_client_errors_total", "Bad messages of clients", hub.client_errors);
+    count("sigmacast_edge_unauthorized_total", "Requests and messages without a good token",
+          unauthorized_ + hub.unauthorized);
+    count("sigmacast_edge_expired_total", "Clients closed as their token had expired", hub.expired);
+    gauge("sigmacast_edge_waiting", "Connections that have to send a token yet",
+          static_cast<double>(parts_.hub.waiting()));
     count("sigmacast_edge_not_encodable_total", "Events that could not become JSON",
           hub.not_encodable);
     count("sigmacast_edge_not_kept_total", "Values passed on without room to keep them",

@@ -1,6 +1,9 @@
 // What an edge answers over plain HTTP: the breakers, the state, health and readiness, metrics, the
 // page. Everything is read from the Hub's cache as it is now. PROTOCOL.md lists the answers.
 //
+// Where a token is required, each request tells what its grant allows: without one the page and how
+// the edge is, in a word; with one its topics; metrics where it allows everything.
+//
 // Runs on: the loop. It changes nothing and keeps nothing.
 #pragma once
 
@@ -23,6 +26,7 @@ class Rest {
         const Hub& hub;
         const Upstream& upstream;
         const Wire& wire;
+        const Access& access;
         Metrics& metrics;
         Mono started;
     };
@@ -31,18 +35,19 @@ class Rest {
 
     http::Response answer(const http::Request& request, Now now);
 
-    /// {"uplink":..,"clients":..,..}; also the admin's readiness.
-    [[nodiscard]] std::string health(Now now) const;
-
  private:
     http::Response route(const http::Request& request, Now now);
+    http::Response answer_with(std::string_view path, const Grant& grant, Now now);
+    /// {"status":..,"ready":..,"uplink":..}; for a grant the rest of it, too.
+    [[nodiscard]] std::string health(const Grant* grant, Now now) const;
     http::Response page_response() const;
     [[nodiscard]] std::string breakers() const;
     [[nodiscard]] std::string topic_state(std::string_view topic, Now now) const;
-    [[nodiscard]] std::string all_state(Now now) const;
+    [[nodiscard]] std::string all_state(const Grant& grant, Now now) const;
     void update_metrics(Now now);
 
     Parts parts_;
+    std::uint64_t unauthorized_ = 0;
     std::string policy_;
 };
 

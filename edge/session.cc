@@ -65,6 +65,18 @@ bool asks_to_resume(const json::object& message) {
     return message.contains("resume") || (inner && inner->contains("resume"));
 }
 
+void read_token(const json::object& message, ClientMessage& result) {
+    const json::value* data = message.if_contains("data");
+    const json::object* inner = data ? data->if_object() : nullptr;
+    const json::value* token = inner ? inner->if_contains("token") : nullptr;
+    if (!token || !token->is_string()) {
+        result.problem = "there is no token: send {\"type\":\"auth\",\"data\":{\"token\":\"..\"}}";
+        return;
+    }
+    result.type = ClientMessage::Type::kAuth;
+    result.token = token->get_string();
+}
+
 }  // namespace
 
 ClientMessage parse_client_message(std::string_view text) {
@@ -90,8 +102,13 @@ ClientMessage parse_client_message(std::string_view text) {
         result.type = ClientMessage::Type::kPing;
         return result;
     }
+    if (name == "auth") {
+        read_token(*message, result);
+        return result;
+    }
     if (name != "subscribe" && name != "unsubscribe") {
-        result.problem = "unknown type; this server understands ping, subscribe and unsubscribe";
+        result.problem =
+            "unknown type; this server understands ping, subscribe, unsubscribe and auth";
         return result;
     }
     result.problem = read_types(*message, result.types);

@@ -23,28 +23,34 @@
 #include <vector>
 
 #include "common/message.h"
+#include "edge/grant.h"
 #include "edge/render.h"
 
 namespace sigmacast::edge {
 
-/// Close codes: 40xx stop and show, 41xx back off, 42xx wait the hint and resume.
+/// Close codes: 40xx stop and show, 41xx back off, 42xx wait the hint and resume, 43xx renew
+/// something and reconnect.
 inline constexpr std::uint16_t kCloseGoingAway = 1001;
+inline constexpr std::uint16_t kCloseBadToken = 4001;
 inline constexpr std::uint16_t kCloseOverCapacity = 4100;
 inline constexpr std::uint16_t kCloseSlowConsumer = 4102;
 inline constexpr std::uint16_t kCloseNoPong = 4104;
 inline constexpr std::uint16_t kCloseDraining = 4200;
+inline constexpr std::uint16_t kCloseAuthenticate = 4300;
+inline constexpr std::uint16_t kCloseTokenExpired = 4301;
 
 inline constexpr std::size_t kSubscriptionsMax = 256;  // More are refused with an error.
 inline constexpr std::size_t kTopicNameMax = 128;
 
 /// A message of a client's, understood; or what is wrong with it.
 struct ClientMessage {
-    enum class Type : std::uint8_t { kBad, kPing, kSubscribe, kUnsubscribe };
+    enum class Type : std::uint8_t { kBad, kPing, kSubscribe, kUnsubscribe, kAuth };
     Type type = Type::kBad;
     std::string id;  // JSON text (a number or a string) as it came in; empty without one.
     std::vector<std::string> types;
     bool resume = false;
-    std::string problem;  // For kBad: a sentence for a person.
+    std::string token = {};  // Of kAuth; not to be logged, nor kept.
+    std::string problem;     // For kBad: a sentence for a person.
 };
 
 /// Accepts every shape of subscribe and unsubscribe that CONTRACT names. Never throws.
@@ -85,8 +91,10 @@ class Session {
 
     std::set<std::string>& subscriptions() { return subscriptions_; }
     [[nodiscard]] const std::set<std::string>& subscriptions() const { return subscriptions_; }
-    bool everything = false;  // Subscribed to "*".
-    bool touched = false;     // The Hub's: something was queued since the last take_touched().
+    bool everything = false;               // Subscribed to "*".
+    std::optional<Grant> grant = Grant{};  // nullopt: it has to send a token first.
+    std::optional<Mono> ends = {};         // The grant; or without one, the time to send a token.
+    bool touched = false;  // The Hub's: something was queued since the last take_touched().
 
     void send_control(Bytes frame);
     /// False: it would be over its bound. Nothing was queued, and everything that waited is gone;

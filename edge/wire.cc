@@ -271,6 +271,12 @@ http::Response refusal(int status, std::string_view message) {
     return response;
 }
 
+http::Response try_later(std::string_view message) {
+    auto response = refusal(503, message);
+    response.headers.emplace_back("Retry-After", "5");
+    return response;
+}
+
 }  // namespace
 
 bool origin_allowed(std::string_view origin, std::string_view host,
@@ -312,11 +318,16 @@ std::optional<http::Response> refuse_upgrade(const http::Request& request,
         return refusal(403, "Origin is not among edge.cors_origins");
     }
     if (clients >= options.clients_max) {
-        auto response = refusal(503, "edge.clients_max connections are open");
-        response.headers.emplace_back("Retry-After", "5");
-        return response;
+        return try_later("edge.clients_max connections are open");
     }
     return std::nullopt;
+}
+
+http::Response unauthorized(std::string_view problem) {
+    auto response = refusal(401, problem.empty() ? "a token is needed" : problem);
+    response.headers.emplace_back("WWW-Authenticate",
+                                  problem.empty() ? "Bearer" : "Bearer error=\"invalid_token\"");
+    return response;
 }
 
 namespace {
@@ -340,6 +351,7 @@ struct Wire::Impl {
     WireCounters counters;
     std::unordered_map<const void*, std::shared_ptr<Connection>> connections;
     std::unordered_map<const Session*, Connection*> by_session;
+    std::size_t opening = 0;  // Without a grant, and not the Hub's yet.
     Timer sweep;
     bool flush_posted = false;
 };
@@ -348,13 +360,16 @@ namespace {
 
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
-    Connection(Wire::Impl& wire, http::Upgrade& upgrade)
+    Connection(Wire::Impl& wire, http::Upgrade& upgrade, std::optional<Grant> grant)
         : wire_(wire),
+          grant_(std::move(grant)),
           ws_(std::move(upgrade.socket), std::move(upgrade.buffered), wire.counters),
           request_(std::move(upgrade.message)),
           v1_(offers(upgrade.request.header("sec-websocket-protocol"), kSubprotocol)) {}
 
     void start() {
+        opening_ = !grant_;
+        wire_.opening += opening_ ? 1u : 0u;
         layer().owner = weak_from_this();
         layer().on_room = [this] { pump(); };
         layer().on_failed = [this] { finish(); };
@@ -443,6 +458,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
     }
 
     void on_accepted(error_code ec) {
+        request_ = {};  // A token may be in it.
+        opened();
         if (ec || done_) {
             finish();
             return;
@@ -451,9 +468,14 @@ class Connection : public std::enable_shared_from_this<Connection> {
         const Now now = system_now();
         heard_ = now.mono;
         schedule_ping(now);
-        session_ = &wire_.hub.open(v1_ ? Dialect::kV1 : Dialect::kLegacy, now);
+        session_ = &wire_.hub.open(v1_ ? Dialect::kV1 : Dialect::kLegacy, now, std::move(grant_));
         wire_.by_session.emplace(session_, this);
         pump();
+    }
+
+    void opened() {
+        wire_.opening -= opening_ ? 1u : 0u;
+        opening_ = false;
     }
 
     void read() {
@@ -506,6 +528,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
             return;
         }
         done_ = true;
+        opened();
         error_code ignored;
         layer().fail(asio::error::operation_aborted);
         layer().next_layer().close(ignored);
@@ -518,11 +541,13 @@ class Connection : public std::enable_shared_from_this<Connection> {
     }
 
     Wire::Impl& wire_;
+    std::optional<Grant> grant_;  // Until it is the session's.
     websocket::stream<OutboxStream, false> ws_;
     beast::http::request<beast::http::string_body> request_;
     beast::flat_buffer buffer_;
     Session* session_ = nullptr;
     bool v1_ = false;
+    bool opening_ = false;
     bool reading_ = false;
     bool pinging_ = false;
     bool ever_ponged_ = false;
@@ -580,14 +605,40 @@ bool Wire::accept(http::Upgrade& upgrade) {
     if (path != "/ws" && path != "/ws/") {
         return false;
     }
-    if (refuse_upgrade(upgrade.request, impl_->options, clients())) {
+    std::optional<Grant> grant;
+    if (refuse(upgrade.request, grant)) {
         ++impl_->counters.refused;
         return false;
     }
-    auto connection = std::make_shared<Connection>(*impl_, upgrade);
+    auto connection = std::make_shared<Connection>(*impl_, upgrade, std::move(grant));
     impl_->connections.emplace(connection.get(), connection);
     connection->start();
     return true;
+}
+
+std::optional<http::Response> Wire::refusal(const http::Request& request) const {
+    std::optional<Grant> ignored;
+    return refuse(request, ignored);
+}
+
+std::optional<http::Response> Wire::refuse(const http::Request& request,
+                                           std::optional<Grant>& grant) const {
+    if (auto refused = refuse_upgrade(request, impl_->options, clients())) {
+        return refused;
+    }
+    if (!impl_->options.access) {
+        grant = Grant{};
+        return std::nullopt;
+    }
+    auto admitted = impl_->options.access->admit(request, system_now().wall);
+    if (!admitted) {
+        return unauthorized(admitted.error().message);
+    }
+    grant = std::move(*admitted);
+    if (!grant && impl_->opening + impl_->hub.waiting() >= impl_->options.waiting_max) {
+        return try_later("too many connections have not sent their token yet");
+    }
+    return std::nullopt;
 }
 
 void Wire::flush() {

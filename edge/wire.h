@@ -21,6 +21,7 @@
 
 #include "common/http.h"
 #include "common/loop.h"
+#include "edge/access.h"
 #include "edge/hub.h"
 
 namespace sigmacast::edge {
@@ -32,6 +33,8 @@ struct WireOptions {
     Millis pong_timeout{60'000};  // Only for a peer that has answered a ping before.
     Millis close_timeout{2'000};  // For the closing handshake; then the socket is closed.
     std::vector<std::string> cors_origins = {};
+    const Access* access = nullptr;   // Outlives the Wire; null: everyone sees everything.
+    std::size_t waiting_max = 1'024;  // Connections that have to send a token yet; then 503.
 };
 
 struct WireCounters {
@@ -51,6 +54,9 @@ bool origin_allowed(std::string_view origin, std::string_view host,
 std::optional<http::Response> refuse_upgrade(const http::Request& request,
                                              const WireOptions& options, std::size_t clients);
 
+/// 401; `problem`: what is wrong with the token that came, empty where none did.
+http::Response unauthorized(std::string_view problem);
+
 class Wire {
  public:
     Wire(Loop& loop, Hub& hub, WireOptions options, Random random);
@@ -60,6 +66,8 @@ class Wire {
 
     /// An http::Server::UpgradeHandler. False: not for us, or refused; the request handler answers.
     bool accept(http::Upgrade& upgrade);
+    /// What accept() has refused, or would.
+    [[nodiscard]] std::optional<http::Response> refusal(const http::Request& request) const;
     /// Sends what the Hub has queued: once after each batch.
     void flush();
     /// Closes all that is still open, without ceremony.
@@ -72,6 +80,10 @@ class Wire {
     struct Impl;  // For wire.cc.
 
  private:
+    /// Or the grant that a request may be upgraded with; none in it: a token has to follow.
+    std::optional<http::Response> refuse(const http::Request& request,
+                                         std::optional<Grant>& grant) const;
+
     std::unique_ptr<Impl> impl_;
 };
 

@@ -519,5 +519,302 @@ TEST_F(HubTest, ALoggedValueThatIsNoNewsAnyMoreLeavesNoHole) {
     EXPECT_EQ(*hub_->cache().find("nas", "system.status", "")->json, R"({"n":2})");
 }
 
+/// Tokens are "subject:seconds from the clock's start:topic,topic"; "bad" is bad, and "old"
+/// expired.
+class HubAccessTest : public HubTest {
+ protected:
+    HubAccessTest() {
+        make_hub({.legacy_origin = {},
+                  .queue = {},
+                  .verify = [](std::string_view token, Wall) -> Result<Grant> {
+                      if (token == "bad" || token == "old") {
+                          return Error{token == "old" ? Errc::kTimeout : Errc::kInvalid, "no good"};
+                      }
+                      const std::size_t first = token.find(':');
+                      const std::size_t second = token.find(':', first + 1);
+                      const int seconds = std::stoi(std::string(token.substr(first + 1)));
+                      return grant(std::string(token.substr(0, first)), seconds,
+                                   std::string(token.substr(second + 1)));
+                  },
+                  .first_message_timeout = Millis{3'000}});
+        join();
+        apply(value({.topic = "agent.status", .poll = "agents", .seq = 1}, clock_.now()));
+        poll({.topic = "agent.status", .poll = "agents"}, 1, live(clock_.now()));
+    }
+    static Grant grant(const std::string& subject, int seconds, const std::string& topics) {
+        Grant made{.subject = subject, .everything = topics == "*", .topics = {}, .expires = {}};
+        std::size_t at = 0;
+        while (!made.everything && at < topics.size()) {
+            const std::size_t end = std::min(topics.find(',', at), topics.size());
+            made.topics.push_back(topics.substr(at, end - at));
+            at = end + 1;
+        }
+        made.expires = Clock().now().wall + Seconds{seconds};
+        return made;
+    }
+    Session& open(Dialect dialect, const std::string& topics, int seconds = 3'600) {
+        return hub_->open(dialect, clock_.now(), grant("ann", seconds, topics));
+    }
+    Session& open_waiting(Dialect dialect = Dialect::kV1) {
+        return hub_->open(dialect, clock_.now(), std::nullopt);
+    }
+    static boost::json::value in(int seconds) {
+        return boost::json::value_from(to_rfc3339(Clock().now().wall + Seconds{seconds}));
+    }
+    static std::string auth(const std::string& token) {
+        return R"({"type":"auth","id":9,"data":{"token":")" + token + R"("}})";
+    }
+    static std::vector<std::string> topics_of(const boost::json::value& sources) {
+        std::vector<std::string> topics;
+        for (const auto& source : sources.as_array()) {
+            topics.emplace_back(source.at("topic").as_string());
+        }
+        return topics;
+    }
+};
+
+TEST_F(HubAccessTest, WithoutATokenNothingAtAllIsSentUntilOneHasCome) {
+    Session& session = open_waiting();
+    Session& old = open_waiting(Dialect::kLegacy);
+    EXPECT_EQ(hub_->waiting(), 2u);
+    apply(value({.seq = 2}, clock_.now()));
+    apply(snapshot(2, {}, {poll_state({}, 1, live(clock_.now()))},
+                   {value({.seq = 9}, clock_.now())}, "another"));
+    wait(Millis{2'400});
+    EXPECT_THAT(read(session), IsEmpty());
+    EXPECT_THAT(read(old), IsEmpty());
+    say(session, auth("ann:60:*"));
+    say(old, auth("bob:60:*"));
+    EXPECT_EQ(hub_->waiting(), 0u);
+    const auto messages = read(session);
+    ASSERT_THAT(types(messages), ElementsAre("hello", "authenticated"));
+    EXPECT_EQ(messages[0].at("data").at("expires"), in(60));
+    EXPECT_EQ(messages[1].at("data").at("expires"), in(60));
+    EXPECT_EQ(messages[1].at("id"), 9);
+    EXPECT_THAT(types(old), ElementsAre("notification", "system.status"));
+    wait(Seconds{10});
+    EXPECT_FALSE(session.closing()) << "the time for the first message is over for good";
+}
+
+TEST_F(HubAccessTest, WhoSendsNoTokenInTimeIsToldAndClosed) {
+    Session& session = open_waiting();
+    wait(Millis{2'900});
+    EXPECT_FALSE(session.closing());
+    wait(Millis{700});
+    const auto messages = read(session);
+    ASSERT_THAT(types(messages), ElementsAre("error"));
+    EXPECT_EQ(messages[0].at("data").at("code"), 4300);
+    ASSERT_TRUE(session.closing());
+    EXPECT_EQ(session.closing()->code, 4300);
+    hub_->close(session);
+    EXPECT_EQ(hub_->waiting(), 0u);
+}
+
+TEST_F(HubAccessTest, AFirstMessageThatIsNoTokenEndsIt) {
+    for (const std::string first :
+         {R"({"type":"subscribe","data":{"types":["*"]}})", R"({"type":"ping"})", "{",
+          R"({"type":"auth"})", R"({"type":"auth","data":{"token":7}})"}) {
+        Session& session = open_waiting();
+        say(session, first);
+        EXPECT_THAT(types(session), ElementsAre("error")) << first;
+        ASSERT_TRUE(session.closing()) << first;
+        EXPECT_EQ(session.closing()->code, kCloseAuthenticate);
+    }
+}
+
+TEST_F(HubAccessTest, AFirstTokenThatIsBadEndsItWithTheCodeThatSaysSo) {
+    for (const auto& [token, code] : {std::pair{"bad", 4001}, std::pair{"old", 4301}}) {
+        Session& session = open_waiting();
+        say(session, auth(token));
+        const auto messages = read(session);
+        ASSERT_THAT(types(messages), ElementsAre("error"));
+        EXPECT_EQ(messages[0].at("data").at("code"), code);
+        ASSERT_TRUE(session.closing());
+        EXPECT_EQ(session.closing()->code, code);
+    }
+    EXPECT_EQ(hub_->counters().unauthorized, 2u);
+}
+
+TEST_F(HubAccessTest, OneThatWaitsIsClosedWithoutAWordWhenTheEdgeEnds) {
+    Session& session = open_waiting();
+    hub_->drain(clock_.now());
+    EXPECT_THAT(read(session), IsEmpty());
+    EXPECT_EQ(session.closing()->code, kCloseGoingAway);
+}
+
+TEST_F(HubAccessTest, TheWelcomeListsAndSendsOnlyWhatIsAllowed) {
+    Session& session = open(Dialect::kLegacy, "agent.*,system.statu");
+    const auto messages = read(session);
+    ASSERT_THAT(types(messages), ElementsAre("notification", "agent.status"));
+    EXPECT_EQ(messages[0].at("data").at("subscriptions").as_array(),
+              (boost::json::array{"agent.status", "heartbeat"}));
+    poll({}, 2, live(clock_.now()));
+    apply(event({.topic = "rpc_error"}, clock_.now()));
+    EXPECT_THAT(read(session), IsEmpty());
+}
+
+TEST_F(HubAccessTest, HelloTellsOfNoSourceOfADeniedTopic) {
+    EXPECT_THAT(topics_of(read(open(Dialect::kV1, "agent.*"))[0].at("data").at("sources")),
+                ElementsAre("agent.status"));
+    EXPECT_EQ(hub_->sources(grant("x", 1, "agent.*")).size(), 1u);
+    EXPECT_EQ(hub_->sources({}).size(), 2u);
+}
+
+TEST_F(HubAccessTest, ADeniedTopicIsAnsweredPerTopicAndNothingOfItFollows) {
+    Session& session = open(Dialect::kV1, "agent.*");
+    read(session);
+    say(session,
+        R"({"type":"subscribe","id":7,"data":{"types":["system_status","agent.status","my.own"]}})");
+    const auto messages = read(session);
+    ASSERT_THAT(types(messages), ElementsAre("subscribed", "agent.status"));
+    const Object& topics = messages[0].at("data").at("topics").as_object();
+    EXPECT_EQ(topics.at("system_status").at("result"), "denied")
+        << "by the name that was asked for: which one is known is not told";
+    EXPECT_EQ(topics.at("my.own").at("result"), "denied");
+    EXPECT_EQ(topics.at("agent.status").at("result"), "snapshot");
+    apply(value({.seq = 2}, clock_.now()));
+    apply(transition({.seq = 3}, stale(clock_.now(), "X"), clock_.now()));
+    poll({}, 2, live(clock_.now()));
+    EXPECT_THAT(read(session), IsEmpty());
+}
+
+TEST_F(HubAccessTest, AnOldClientIsToldOfEachDeniedTopicByAnError) {
+    Session& session = open(Dialect::kLegacy, "agent.*");
+    read(session);
+    say(session, R"({"type":"subscribe","types":["system.status","agent.started"]})");
+    const auto messages = read(session);
+    ASSERT_THAT(types(messages), ElementsAre("error"));
+    EXPECT_EQ(messages[0].at("data").at("code"), 4003);
+    EXPECT_EQ(messages[0].at("data").at("name"), "denied");
+    EXPECT_EQ(messages[0].at("data").at("topic"), "system.status");
+    EXPECT_EQ(session.subscriptions().count("system.status"), 0u);
+    EXPECT_EQ(session.subscriptions().count("agent.started"), 1u);
+}
+
+TEST_F(HubAccessTest, AStarGivesWhatTheGrantAllowsInTheSnapshotAndLive) {
+    Session& session = open(Dialect::kV1, "agent.*");
+    read(session);
+    say(session, R"({"type":"subscribe","data":{"types":["*"]}})");
+    const auto snapshot = read(session);
+    ASSERT_THAT(types(snapshot), ElementsAre("subscribed", "agent.status"));
+    EXPECT_EQ(snapshot[0].at("data").at("topics").at("*").at("count"), 1);
+    apply(value({.seq = 2}, clock_.now()));
+    apply(event({.topic = "agent.started"}, clock_.now()));
+    apply(event({.topic = "rpc_error"}, clock_.now()));
+    apply(transition({.seq = 3}, stale(clock_.now(), "X"), clock_.now()));
+    poll({}, 2, live(clock_.now()));
+    poll({.topic = "agent.status", .poll = "agents"}, 2, live(clock_.now()));
+    Message bad = value({.seq = 4}, clock_.now());
+    bad.data = std::make_shared<const std::string>("\xc1");
+    apply(bad);
+    apply(Upstream::Lost{"nas", "system.status", {5, 6}});
+    const auto messages = read(session);
+    ASSERT_THAT(types(messages), ElementsAre("agent.started", "tick"));
+    EXPECT_EQ(messages[1].at("data").at("topic"), "agent.status");
+    apply(Upstream::UplinkChange{false});
+    for (const Object& each : read(session)) {
+        EXPECT_EQ(each.at("data").at("topic"), "agent.status");
+    }
+}
+
+TEST_F(HubAccessTest, ALiveSessionIsClosedSoonAfterItsTokenHasExpired) {
+    Session& session = open(Dialect::kV1, "*", 10);
+    Session& old = open(Dialect::kLegacy, "*", 10);
+    wait(Millis{9'900});
+    EXPECT_FALSE(session.closing());
+    read(session);
+    read(old);
+    wait(Millis{700});
+    const auto messages = read(session);
+    ASSERT_THAT(types(messages), ElementsAre("goodbye"));
+    EXPECT_EQ(messages[0].at("data").at("code"), 4301);
+    for (const Session* each : {&session, &old}) {
+        ASSERT_TRUE(each->closing());
+        EXPECT_EQ(each->closing()->code, 4301);
+        EXPECT_EQ(each->closing()->reason, "token_expired");
+    }
+    EXPECT_EQ(hub_->counters().expired, 2u);
+}
+
+TEST_F(HubAccessTest, AWallClockThatIsSetBackDoesNotMakeATokenLastLonger) {
+    Session& session = open(Dialect::kV1, "*", 10);
+    const auto at = [&](int mono, int wall) {
+        hub_->on_timer({clock_.now().mono + Seconds{mono}, clock_.now().wall + Seconds{wall}});
+        return session.closing().has_value();
+    };
+    EXPECT_FALSE(at(9, -1'000));
+    EXPECT_TRUE(at(11, -1'000));
+}
+
+TEST_F(HubAccessTest, AWallClockThatIsSetForwardEndsATokenThatHasExpiredByIt) {
+    Session& session = open(Dialect::kV1, "*", 10);
+    hub_->on_timer({clock_.now().mono + Seconds{1}, clock_.now().wall + Seconds{11}});
+    EXPECT_TRUE(session.closing());
+}
+
+TEST_F(HubAccessTest, AFreshTokenOfTheSameSubjectExtendsALiveSession) {
+    Session& session = open(Dialect::kV1, "*", 10);
+    read(session);
+    say(session, auth("ann:30:*"));
+    const auto messages = read(session);
+    ASSERT_THAT(types(messages), ElementsAre("authenticated"));
+    EXPECT_EQ(messages[0].at("data").at("expires"), in(30));
+    wait(Seconds{29});
+    EXPECT_FALSE(session.closing());
+    wait(Seconds{2});
+    EXPECT_TRUE(session.closing());
+}
+
+TEST_F(HubAccessTest, ATokenOfSomebodyElseOrABadOneChangesNothing) {
+    Session& session = open(Dialect::kV1, "agent.*", 10);
+    read(session);
+    for (const char* token : {"eve:3600:*", "bad", "old"}) {
+        say(session, auth(token));
+        EXPECT_THAT(types(session), ElementsAre("error")) << token;
+        EXPECT_FALSE(session.closing()) << token;
+    }
+    EXPECT_FALSE(session.grant->everything);
+    wait(Seconds{11});
+    EXPECT_TRUE(session.closing());
+}
+
+TEST_F(HubAccessTest, WhatAFreshTokenDoesNotAllowAnyMoreEndsAndIsTold) {
+    Session& session = open(Dialect::kV1, "*");
+    read(session);
+    say(session, R"({"type":"subscribe","data":{"types":["system.status","agent.status"]}})");
+    read(session);
+    say(session, auth("ann:60:agent.*"));
+    const auto messages = read(session);
+    ASSERT_THAT(types(messages), ElementsAre("error", "authenticated"));
+    EXPECT_EQ(messages[0].at("data").at("topic"), "system.status");
+    apply(value({.seq = 2}, clock_.now()));
+    EXPECT_THAT(read(session), IsEmpty());
+}
+
+TEST_F(HubAccessTest, AStarIsAnsweredAnewWhenAFreshTokenAllowsSomethingElse) {
+    Session& session = open(Dialect::kV1, "agent.*");
+    read(session);
+    say(session, R"({"type":"subscribe","data":{"types":["*"]}})");
+    read(session);
+    say(session, auth("ann:60:agent.*"));
+    EXPECT_THAT(types(session), ElementsAre("authenticated"));
+    say(session, auth("ann:60:system.*"));
+    const auto messages = read(session);
+    ASSERT_THAT(types(messages), ElementsAre("authenticated", "subscribed", "system.status"));
+    EXPECT_EQ(messages[1].at("data").at("topics").at("*").at("cause"), "access");
+}
+
+TEST_F(HubTest, WhereNoTokenIsNeededOneThatIsSentIsNotLookedAt) {
+    join();
+    Session& session = v1();
+    Session& old = legacy();
+    for (Session* each : {&session, &old}) {
+        say(*each, R"({"type":"auth","data":{"token":"nonsense"}})");
+        EXPECT_FALSE(each->closing());
+    }
+    EXPECT_THAT(types(session), ElementsAre("authenticated"));
+    EXPECT_THAT(read(old), IsEmpty());
+}
+
 }  // namespace
 }  // namespace sigmacast::edge

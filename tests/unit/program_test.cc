@@ -139,5 +139,20 @@ TEST_F(ProgramTest, AnExceptionIsOneLineAndTheExitCodeOfAFailure) {
     EXPECT_THAT(err_, HasSubstr("the moon is down"));
 }
 
+TEST_F(ProgramTest, WhatTheProgramItselfRefusesIsRefusedLikeASetting) {
+    info_.check = [](const Settings& settings) -> Result<> {
+        if (settings.edge.port == 7) {
+            return Error{Errc::kInvalid, "edge.port: not seven"};
+        }
+        return {};
+    };
+    EXPECT_EQ(run({"--port", "8"}), kExitOk);
+    for (const char* check : {"--check", "--log-level=info"}) {
+        EXPECT_EQ(run({"--port", "7", check}), kExitUsage);
+        EXPECT_EQ(bodies_, 0);
+        EXPECT_THAT(err_, HasSubstr("refused\nedge.port: not seven"));
+    }
+}
+
 }  // namespace
 }  // namespace sigmacast

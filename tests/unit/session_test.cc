@@ -51,6 +51,20 @@ TEST(ClientMessages, APingWithABadTimestampIsAPing) {
               Type::kPing);
 }
 
+TEST(ClientMessages, ATokenIsTakenFromAuthAndIsNotRepeatedInProblems) {
+    const auto message = parse_client_message(R"({"type":"auth","id":1,"data":{"token":"a.b.c"}})");
+    EXPECT_EQ(message.type, Type::kAuth);
+    EXPECT_EQ(message.token, "a.b.c");
+    for (const char* text :
+         {R"({"type":"auth","token":"a.b.c"})", R"({"type":"auth","data":"a.b.c"})",
+          R"({"type":"auth","data":{"token":["a.b.c"]}})", R"({"type":"auth","data":{"a.b.c":1}})",
+          R"({"type":"auth","data":{"token":"a.b.c")"}) {
+        const auto bad = parse_client_message(text);
+        EXPECT_EQ(bad.type, Type::kBad) << text;
+        EXPECT_EQ(bad.problem.find("a.b.c"), std::string::npos) << bad.problem;
+    }
+}
+
 TEST(ClientMessages, AWishToResumeIsSeen) {
     EXPECT_TRUE(parse_client_message(
                     R"({"type":"subscribe","data":{"types":["a"],"resume":{"epoch":"e","pos":1}}})")

@@ -122,7 +122,22 @@ retain_bytes = 2_000_000
 [edge]
 topics = ["system.status"]
 cors_origins = ["https://nas.example:8443", "*"]
-jwt_secret = "s"
+[auth]
+required = true
+algorithm = "RS256"
+secret = "s"
+public_key_file = "/etc/k.pem"
+issuer = "i"
+audience = "a"
+roles_claim = "groups"
+query_token = true
+first_message_timeout = "2s"
+[[auth.role]]
+name = "viewer"
+topics = ["system.status", "agent.*"]
+[[auth.role]]
+name = "root"
+topics = ["*"]
 )");
     EXPECT_EQ(s.data_dir, "/srv/x");
     EXPECT_EQ(s.log_level, "debug");
@@ -142,7 +157,70 @@ jwt_secret = "s"
     EXPECT_EQ(s.broker.retain_bytes, 2'000'000u);
     EXPECT_THAT(s.edge.topics, ElementsAre("system.status"));
     EXPECT_THAT(s.edge.cors_origins, ElementsAre("https://nas.example:8443", "*"));
-    EXPECT_EQ(s.edge.jwt_secret, "s");
+    EXPECT_TRUE(s.auth.required);
+    EXPECT_EQ(s.auth.algorithm, "RS256");
+    EXPECT_EQ(s.auth.secret, "s");
+    EXPECT_EQ(s.auth.public_key_file, "/etc/k.pem");
+    EXPECT_EQ(s.auth.issuer, "i");
+    EXPECT_EQ(s.auth.audience, "a");
+    EXPECT_EQ(s.auth.roles_claim, "groups");
+    EXPECT_TRUE(s.auth.query_token);
+    EXPECT_EQ(s.auth.first_message_timeout, Millis(2'000));
+    ASSERT_EQ(s.auth.roles.size(), 2u);
+    EXPECT_EQ(s.auth.roles[0].name, "viewer");
+    EXPECT_THAT(s.auth.roles[0].topics, ElementsAre("system.status", "agent.*"));
+    EXPECT_THAT(s.auth.roles[1].topics, ElementsAre("*"));
+}
+
+TEST_F(SettingsTest, RolesAreCheckedRowByRow) {
+    const std::string role = "[[auth.role]]\nname = \"a\"\ntopics = [\"*\"]\n";
+    EXPECT_THAT(problems(role + role), HasSubstr("'a' is the name of an earlier role"));
+    EXPECT_THAT(problems("[[auth.role]]\nname = \"a\"\n"),
+                HasSubstr("x.toml:1: auth.role.topics: is missing"));
+    EXPECT_THAT(problems("[[auth.role]]\ntopics = [\"*\"]\n"),
+                HasSubstr("auth.role.name: is missing"));
+    EXPECT_THAT(problems("[[auth.role]]\nnam = \"a\"\n"),
+                HasSubstr("did you mean auth.role.name?"));
+    EXPECT_THAT(problems("[auth]\nrole = 1\n"), HasSubstr("[[auth.role]]"));
+    for (const char* pattern : {"", "**", "agent*", "*.status", ".*", "a.*.b", "A"}) {
+        EXPECT_THAT(
+            problems("[[auth.role]]\nname = \"a\"\ntopics = [\"" + std::string(pattern) + "\"]\n"),
+            HasSubstr("x.toml:3: auth.role.topics: "))
+            << pattern;
+    }
+}
+
+TEST_F(SettingsTest, WhatIsWrongInAuthIsNamed) {
+    EXPECT_THAT(problems("[auth]\nalgorithm = \"none\"\n"),
+                HasSubstr("'none' is none of HS256, RS256"));
+    EXPECT_THAT(problems("[auth]\ncookie = \"a b\"\n"), HasSubstr("name of a cookie"));
+    EXPECT_THAT(problems("[auth]\nfirst_message_timeout = \"2m\"\n"), HasSubstr("out of range"));
+    const std::string cookie = "[auth]\nrequired = true\ncookie = \"sid\"\n";
+    EXPECT_THAT(problems(cookie + "[edge]\ncors_origins = [\"*\"]\n"),
+                HasSubstr("x.toml:3: auth.cookie: "));
+    good(cookie + "[edge]\ncors_origins = [\"https://nas.example\"]\n");
+    EXPECT_THAT(problems("[auth]\nsecret = 12345678\n"), Not(HasSubstr("12345678")));
+}
+
+TEST_F(SettingsTest, AuthThatIsThereByHalfIsNoted) {
+    good("[auth]\nsecret = \"s\"\n");
+    EXPECT_THAT(notes_, IsEmpty()) << "the secret is there for the REST service, too";
+    good("[[auth.role]]\nname = \"a\"\ntopics = [\"*\"]\n");
+    EXPECT_THAT(notes_, ElementsAre(HasSubstr("no effect without required = true")));
+    notes_.clear();
+    good("[auth]\nrequired = true\nallow_anonymous_lan = true\n");
+    EXPECT_THAT(notes_, ElementsAre(HasSubstr("no effect with required = true")));
+}
+
+TEST_F(SettingsTest, WhatMovedToAuthIsReadWhereItWasWithANote) {
+    const Settings s =
+        good("[edge]\nhost = \"0.0.0.0\"\njwt_secret = \"s\"\nallow_anonymous_lan = true\n");
+    EXPECT_EQ(s.auth.secret, "s");
+    EXPECT_TRUE(s.auth.allow_anonymous_lan);
+    EXPECT_THAT(notes_, ElementsAre(HasSubstr("edge.allow_anonymous_lan is called"),
+                                    HasSubstr("edge.jwt_secret is called auth.secret now"),
+                                    HasSubstr("open to anyone")));
+    EXPECT_THAT(problems("[edge]\njwt_secret = 1\n"), HasSubstr("x.toml:2: edge.jwt_secret: "));
 }
 
 TEST_F(SettingsTest, RowsOfPollsReplaceTheDefaultOnes) {
@@ -198,7 +276,7 @@ TEST_F(SettingsTest, TextThatIsNotTomlNamesItsLine) {
 
 TEST_F(SettingsTest, WrongTypesAreRefusedEvenWhereTheyCouldBeConverted) {
     EXPECT_THAT(problems("[edge]\nport = 1.0\n"), HasSubstr("not a fraction"));
-    EXPECT_THAT(problems("[edge]\nallow_anonymous_lan = 1\n"), HasSubstr("true or false"));
+    EXPECT_THAT(problems("[auth]\nallow_anonymous_lan = 1\n"), HasSubstr("true or false"));
     EXPECT_THAT(problems("edge = 1\n"), HasSubstr("a section, as [edge]"));
     EXPECT_THAT(problems("[producer]\npoll = 1\n"), HasSubstr("[[producer.poll]]"));
     EXPECT_THAT(problems("[edge]\ntopics = [1]\n"), HasSubstr("each item must be a text"));
@@ -230,7 +308,9 @@ TEST_F(SettingsTest, ADeadlineOfIntervalPlusOneSecondIsAllowed) {
 TEST_F(SettingsTest, AHostThatIsNotLoopbackNeedsAnExplicitWord) {
     EXPECT_THAT(problems("[edge]\nhost = \"0.0.0.0\"\n"),
                 HasSubstr("x.toml:2: edge.host: '0.0.0.0' is open to the network"));
-    good("[edge]\nhost = \"0.0.0.0\"\nallow_anonymous_lan = true\n");
+    good("[edge]\nhost = \"0.0.0.0\"\n[auth]\nrequired = true\n");
+    EXPECT_THAT(notes_, IsEmpty());
+    good("[edge]\nhost = \"0.0.0.0\"\n[auth]\nallow_anonymous_lan = true\n");
     EXPECT_THAT(notes_, ElementsAre(HasSubstr("open to anyone")));
     for (const char* host : {"127.0.0.2", "::1", "[::1]", "localhost"}) {
         good("[edge]\nhost = \"" + std::string(host) + "\"\n");
@@ -271,7 +351,8 @@ TEST_F(SettingsTest, TheEnvironmentOverridesTheFile) {
     EXPECT_EQ(s.edge.port, 13'000);
     EXPECT_EQ(s.data_dir, "/d");
     EXPECT_THAT(s.edge.cors_origins, ElementsAre("http://a.example", "http://b.example"));
-    EXPECT_EQ(s.edge.jwt_secret, "secret");
+    EXPECT_EQ(s.auth.secret, "secret");
+    EXPECT_FALSE(s.auth.required);
     EXPECT_EQ(s.edge.ping_interval, Millis(7000));
     EXPECT_EQ(s.edge.pong_timeout, Millis(8000));
     for (const PollSettings& poll : s.producer.polls) {

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "edge_fixture.h"
+#include "token_fixture.h"
 
 namespace sigmacast::edge {
 namespace {
@@ -345,6 +346,56 @@ TEST_F(WireTest, WhatTheSocketDoesNotTakeStaysWhereItCanBeConflated) {
         on_loop([&] { return hub_.counters().sent.bytes - wire_->counters().bytes; });
     EXPECT_LT(in_outbox, (256u << 10) + 2 * kFrame);
     EXPECT_EQ(on_loop([&] { return hub_.counters().slow_closed; }), 0u);
+}
+
+class WireAccessTest : public WireTest {
+ protected:
+    WireAccessTest() {
+        AuthSettings auth;
+        auth.required = true;
+        auth.secret = kSecret;
+        access_ = std::move(*Access::make(auth));
+    }
+    /// What an upgrade with this token is answered with; 101: it goes on.
+    int answer(const std::string& token, http::Response* response = nullptr) {
+        auto refused = wire_->refusal(
+            token.empty() ? upgrade() : upgrade({{"authorization", "Bearer " + token}}));
+        if (refused && response) {
+            *response = *refused;
+        }
+        return refused ? refused->status : 101;
+    }
+    static std::string fresh() {
+        return hs_token(R"({"sub":"ann","exp":)" +
+                        std::to_string(unix_seconds(system_now().wall) + 60) + "}");
+    }
+
+    std::unique_ptr<Access> access_;
+};
+
+TEST_F(WireAccessTest, ABadTokenIsRefusedBeforeTheUpgradeAndNoTokenIsNot) {
+    serve({.access = access_.get()});
+    on_loop([&] {
+        EXPECT_EQ(answer(fresh()), 101);
+        EXPECT_EQ(answer(""), 101);
+        http::Response response;
+        EXPECT_EQ(answer(hs_token(R"({"exp":1000})"), &response), 401);
+        EXPECT_THAT(response.body, HasSubstr(R"({"code":401,"error":")"));
+        EXPECT_THAT(response.headers.at(0).second, ::testing::StartsWith("Bearer"));
+        EXPECT_EQ(answer("x"), 401);
+    });
+}
+
+TEST_F(WireAccessTest, ThoseThatHaveSentNoTokenYetAreBounded) {
+    serve({.access = access_.get(), .waiting_max = 2});
+    Client first(server_->port(), true);
+    std::deque<Client> others;
+    others.emplace_back(server_->port(), true);
+    ASSERT_TRUE(until([&] { return hub_.waiting() == 2; }));
+    EXPECT_EQ(on_loop([&] { return answer(""); }), 503);
+    EXPECT_EQ(on_loop([&] { return answer(fresh()); }), 101);
+    others.clear();
+    EXPECT_TRUE(until([&] { return answer("") == 101; })) << "one has gone";
 }
 
 }  // namespace
