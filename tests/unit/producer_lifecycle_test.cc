@@ -137,6 +137,7 @@ TEST_F(LifecycleTest, CompletedTasksAreCountedAndNamedWhereThereIsOne) {
         list(agents(R"({"a":{"tasks_completed":4}})")),
         ElementsAre(
             R"(agent.task_completed {"agent_id":"a","tasks":1,"tasks_completed":4,"task_id":"t1","task_type":"x"})"));
+    list(agents(R"({"a":{"tasks_completed":4,"current_task_id":"t2"}})"));
     EXPECT_THAT(
         list(agents(R"({"a":{"tasks_completed":7}})")),
         ElementsAre(R"(agent.task_completed {"agent_id":"a","tasks":3,"tasks_completed":7})"));
@@ -194,6 +195,14 @@ TEST_F(LifecycleTest, ARecoveryStartsAndSucceedsOrFails) {
     EXPECT_THAT(is("recovering"), ElementsAre("agent.recovery_started"));
     EXPECT_THAT(is("offline"), ElementsAre("agent.recovery_failed", "agent.stopped"));
     EXPECT_THAT(is("recovering"), ElementsAre("agent.recovery_started"));
+}
+
+TEST_F(LifecycleTest, AStatusThatWasNotKnownBeforeIsNoChange) {
+    for (const char* status :
+         {R"({"a":{}})", R"({"a":{"status":"recovering"}})", R"({"a":{}})",
+          R"({"a":{"status":"idle"}})", R"({"a":{}})", R"({"a":{"status":"offline"}})"}) {
+        EXPECT_THAT(list(agents(status)), IsEmpty()) << status;
+    }
 }
 
 TEST_F(LifecycleTest, WhatTheSchedulerCountsIsQueuedAndDispatched) {
@@ -256,7 +265,7 @@ TEST_F(LifecycleTest, AFirstAnswerThatWasQuickerThanTheWelcomeIsComparedToo) {
 TEST_F(LifecycleTest, AWelcomeAfterASecondAnswerTellsNothingAndNothingBackwards) {
     list(agents(R"({"a":{"status":"idle"}})"));
     list(agents(R"({"b":{"status":"idle"}})"));
-    EXPECT_THAT(lifecycle_.inherit("a", "agent.status", agents(R"({"b":{"status":"idle"}})")),
+    EXPECT_THAT(lifecycle_.inherit("a", "agent.status", agents(R"({"a":{"status":"idle"}})")),
                 IsEmpty());
     EXPECT_THAT(list(agents(R"({"b":{"status":"idle"}})")), IsEmpty());
 }
