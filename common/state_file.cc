@@ -83,7 +83,7 @@ Result<> write_file_durably(const std::string& path, std::string_view content) {
             return failed("cannot create", temporary);
         }
         if (!write_all(file.get(), content) || ::fsync(file.get()) != 0) {
-            const Error error = failed("cannot write", temporary);
+            Error error = failed("cannot write", temporary);
             ::unlink(temporary.c_str());  // A full disk needs its room.
             return error;
         }
@@ -159,7 +159,7 @@ Result<std::string> origin_name(const std::string& path, const std::string& conf
         return Error{Errc::kUnavailable,
                      "this machine has no host name: set producer.origin in the configuration"};
     }
-    const std::string name = host.data();
+    std::string name = host.data();
     const Result<> written = write_file_durably(path, name + "\n");
     if (!written) {
         return written.error();
