@@ -1,5 +1,11 @@
 """Fixtures, and the programs' logs beside a failure."""
 
+import fcntl
+import os
+import pathlib
+import shutil
+import subprocess
+
 import pytest
 
 import harness
@@ -56,3 +62,26 @@ def shared(tmp_path_factory, shared_engine):
     """One cluster for all tests of a file that leave it as they found it."""
     with Cluster(tmp_path_factory.mktemp("shared"), shared_engine) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def npm_folder(tmp_path_factory):
+    """Where `npm ci` has installed what npm/package-lock.json names, beside npm/*.js: in the build folder, once."""
+    here = pathlib.Path(__file__).resolve().parent / "npm"
+    build = os.environ.get("SIGMACAST_BUILD")
+    folder = pathlib.Path(build) / "tests" / "npm" if build else tmp_path_factory.mktemp("npm")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (here / "package-lock.json").read_bytes()
+    installed = folder / "installed-package-lock.json"
+    with open(folder / "lock", "w") as one_at_a_time:  # Files of tests run side by side.
+        fcntl.flock(one_at_a_time, fcntl.LOCK_EX)
+        if not (installed.exists() and installed.read_bytes() == lock and (folder / "node_modules").is_dir()):
+            for name in ("package.json", "package-lock.json"):
+                shutil.copy(here / name, folder)
+            done = subprocess.run(["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"], cwd=folder, text=True,
+                                  capture_output=True, timeout=150)
+            assert done.returncode == 0, f"npm ci failed (is there a network?):\n{done.stdout}{done.stderr}"
+            installed.write_bytes(lock)
+        for script in here.glob("*.js"):
+            shutil.copy(script, folder)
+    return folder

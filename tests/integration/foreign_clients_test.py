@@ -2,9 +2,6 @@
 
 import asyncio
 import json
-import os
-import pathlib
-import shutil
 import subprocess
 
 import pytest
@@ -13,7 +10,6 @@ import websockets
 from harness import until
 from ws_client import V1
 
-HERE = pathlib.Path(__file__).resolve().parent
 POLL = "system.status"
 
 
@@ -23,25 +19,6 @@ def url(shared):
         client.wait(POLL)
         client.wait("agent.status")
     return f"ws://127.0.0.1:{shared.edge.port}/ws"
-
-
-@pytest.fixture(scope="session")
-def npm_folder(tmp_path_factory):
-    """Where `npm ci` has installed `ws` from the lock file: in the build folder, once."""
-    build = os.environ.get("SIGMACAST_BUILD")
-    folder = pathlib.Path(build) / "tests" / "npm" if build else tmp_path_factory.mktemp("npm")
-    lock = (HERE / "npm" / "package-lock.json").read_bytes()
-    installed = folder / "installed-package-lock.json"
-    if not (installed.exists() and installed.read_bytes() == lock and (folder / "node_modules" / "ws").is_dir()):
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(HERE / "npm" / name, folder)
-        done = subprocess.run(["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"], cwd=folder, text=True,
-                              capture_output=True, timeout=150)
-        assert done.returncode == 0, f"npm ci failed (is there a network?):\n{done.stdout}{done.stderr}"
-        installed.write_bytes(lock)
-    shutil.copy(HERE / "npm" / "client.js", folder)
-    return folder
 
 
 def node(folder, url, *arguments):
