@@ -735,7 +735,7 @@ struct Link {
 
 struct Client::Impl : std::enable_shared_from_this<Client::Impl> {
     Impl(Loop& the_loop, const std::string& url, ClientOptions the_options)
-        : loop(the_loop), options(the_options), base(parse_base(url)) {}
+        : loop(the_loop), options(std::move(the_options)), base(parse_base(url)) {}
 
     void submit(const std::shared_ptr<Call>& call, Mono deadline);
     void dispatch(const std::shared_ptr<Call>& call);
@@ -869,6 +869,9 @@ void Client::Impl::send(const std::shared_ptr<Link>& link) {
     link->request.version(11);
     link->request.method_string(call.method);
     link->request.target(target.empty() || target.front() != '/' ? "/" + target : target);
+    for (const auto& [name, value] : options.headers) {
+        link->request.set(name, value);
+    }
     link->request.set(bhttp::field::host, base->name.substr(std::string_view("http://").size()));
     link->request.set(bhttp::field::user_agent, std::string("sigmacast/") + SIGMACAST_VERSION);
     link->request.set(bhttp::field::accept, "application/json");
@@ -1024,7 +1027,7 @@ void Client::Impl::end() {
 }
 
 Client::Client(Loop& loop, std::string base, ClientOptions options)
-    : impl_(std::make_shared<Impl>(loop, base, options)) {}
+    : impl_(std::make_shared<Impl>(loop, base, std::move(options))) {}
 
 Client::~Client() {
     impl_->end();

@@ -91,6 +91,7 @@ class Server {
 struct ClientOptions {
     std::size_t connections_max = 16;  // Kept-alive, to the one address of the base URL.
     std::size_t body_bytes_max = 8u << 20;
+    Headers headers = {};  // Sent with each request; not to be logged.
 };
 
 /// A pool of kept-alive connections to one server. Requests that are pending when it is destroyed

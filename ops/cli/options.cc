@@ -3,12 +3,14 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
+#include <fstream>
 #include <sstream>
 
 namespace sigmacast::cli {
 namespace {
 
 constexpr std::uint16_t kEnginePort = 5000;
+constexpr std::size_t kTokenBytesMax = 8'192;  // An edge refuses longer ones.
 
 Error invalid(std::string message) {
     return {Errc::kInvalid, std::move(message)};
@@ -56,6 +58,12 @@ struct Commands {
     CLI::App* compress;
 };
 
+void declare_token(CLI::App& sub, std::string& file) {
+    sub.add_option("--token-file", file,
+                   "File with the token that the edge asks for (default: SIGMACAST_TOKEN)")
+        ->type_name("FILE");
+}
+
 void declare_tail(CLI::App& sub, Raw& raw) {
     sub.add_option(
            "arguments", raw.tail_arguments,
@@ -66,6 +74,7 @@ void declare_tail(CLI::App& sub, Raw& raw) {
     sub.add_option("--count", raw.count, "End after this many values, events and transitions")
         ->check(CLI::PositiveNumber)
         ->type_name("N");
+    declare_token(sub, raw.tail.token_file);
     sub.add_option("--for", raw.duration, "End after this time, as 30s or 5m")
         ->type_name("DURATION");
     sub.footer(
@@ -76,6 +85,7 @@ void declare_tail(CLI::App& sub, Raw& raw) {
 void declare_state(CLI::App& sub, Raw& raw) {
     sub.add_option("url", raw.url, "Address of an edge (default http://127.0.0.1:12080)")
         ->type_name("URL");
+    declare_token(sub, raw.state.token_file);
     sub.add_flag("--json", raw.state.json, "Print the edge's answer as it came");
 }
 
@@ -85,6 +95,7 @@ void declare_status(CLI::App& sub, Raw& raw) {
     sub.add_option("--edges", raw.edges, "How many edges there should be (default 2)")
         ->check(CLI::Range(1, 64))
         ->type_name("N");
+    declare_token(sub, raw.status.token_file);
     sub.add_flag("--json", raw.status.json, "Print one JSON object");
     sub.footer("Ends with 1 when something is not ready.");
 }
@@ -178,7 +189,8 @@ Result<Command> finish_tail(Raw& raw) {
         return server.error();
     }
     tail.server = *server;
-    tail.url = "ws://" + server->authority() + server->path;
+    // Without the query, in which there may be a token.
+    tail.url = "ws://" + server->authority() + server->path.substr(0, server->path.find('?'));
     if (raw.count > 0) {
         tail.count = raw.count;
     }
@@ -327,6 +339,32 @@ Result<Wall> parse_moment(std::string_view text, Wall now) {
     }
     return invalid("'" + std::string(text) +
                    "' is neither a time (2026-11-20T23:58:24Z) nor a duration ago (10m)");
+}
+
+Result<std::string> read_token(const std::string& file, const char* environment) {
+    std::string token = environment ? environment : "";
+    if (!file.empty()) {
+        std::ifstream in(file, std::ios::binary);
+        token.assign(kTokenBytesMax + 1, '\0');
+        in.read(token.data(), static_cast<std::streamsize>(token.size()));
+        token.resize(static_cast<std::size_t>(in.gcount()));
+        if (!in.eof() && token.size() <= kTokenBytesMax) {
+            return invalid("--token-file: " + file + " cannot be read");
+        }
+    }
+    const std::string where = file.empty() ? "SIGMACAST_TOKEN" : "--token-file: " + file;
+    while (!token.empty() &&
+           (token.back() == '\n' || token.back() == '\r' || token.back() == ' ')) {
+        token.pop_back();
+    }
+    const bool plain = std::all_of(token.begin(), token.end(), [](char c) {
+        return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') ||
+               c == '-' || c == '_' || c == '.';
+    });
+    if (!plain || token.size() > kTokenBytesMax || (token.empty() && !file.empty())) {
+        return invalid(where + " holds no token (a JWT, on one line)");
+    }
+    return token;
 }
 
 Parsed parse_command_line(int argc, const char* const* argv) {

@@ -40,7 +40,8 @@ Result<Endpoint> parse_endpoint(std::string_view url, std::string_view scheme,
 
 struct TailCommand {
     Endpoint server;
-    std::string url;  // As it is shown.
+    std::string url;              // As it is shown.
+    std::string token_file = {};  // Empty: SIGMACAST_TOKEN, where it is set.
     std::vector<std::string> topics = {"*"};
     bool json = false;
     bool ticks = false;
@@ -51,11 +52,13 @@ struct TailCommand {
 struct StateCommand {
     Endpoint server;
     std::string url;
+    std::string token_file = {};  // Empty: SIGMACAST_TOKEN, where it is set.
     bool json = false;
 };
 
 struct StatusCommand {
     std::string config;
+    std::string token_file = {};
     std::optional<std::uint16_t> edges;  // Absent: two, and those that follow on the next ports.
     bool json = false;
 };
@@ -96,6 +99,11 @@ struct Parsed {
 };
 
 Parsed parse_command_line(int argc, const char* const* argv);
+
+/// The token to send to an edge: of that file, else of `environment` (SIGMACAST_TOKEN, may be
+/// null); empty: none. Errors: kInvalid, naming the file or the variable and nothing of what is in
+/// it.
+Result<std::string> read_token(const std::string& file, const char* environment);
 
 /// A time as --since and --until take it: RFC 3339, or a Go duration before `now`. Errors:
 /// kInvalid.

@@ -34,6 +34,9 @@ std::vector<Result<http::Response>> get_all(const std::vector<Question>& questio
     for (std::size_t i = 0; i < questions.size(); ++i) {
         http::ClientOptions options;
         options.body_bytes_max = kBodyBytesMax;
+        if (!questions[i].token.empty()) {
+            options.headers.emplace_back("Authorization", "Bearer " + questions[i].token);
+        }
         clients.push_back(std::make_unique<http::Client>(loop, questions[i].base, options));
         clients.back()->request("GET", questions[i].target, {}, deadline,
                                 [&, i](Result<http::Response> answer) {
@@ -57,8 +60,21 @@ std::vector<Result<http::Response>> get_all(const std::vector<Question>& questio
     return done;
 }
 
-Result<http::Response> get(const std::string& base, const std::string& target) {
-    return std::move(get_all({{base, target}}).front());
+std::string token_problem(int status, bool sent) {
+    if (status == 403) {
+        return "the token does not allow this";
+    }
+    if (status != 401) {
+        return {};
+    }
+    return sent ? "it does not accept this token (wrong, or expired): --token-file or "
+                  "SIGMACAST_TOKEN brings another"
+                : "it asks for a token: --token-file or SIGMACAST_TOKEN brings one";
+}
+
+Result<http::Response> get(const std::string& base, const std::string& target,
+                           const std::string& token) {
+    return std::move(get_all({{base, target, token}}).front());
 }
 
 }  // namespace sigmacast::cli

@@ -17,13 +17,18 @@ namespace sigmacast::cli {
 inline constexpr Millis kRequestMax{3'000};
 
 /// Errors: kUnavailable, kTimeout, with a sentence that says what to do.
-Result<http::Response> get(const std::string& base, const std::string& target);
+Result<http::Response> get(const std::string& base, const std::string& target,
+                           const std::string& token = {});
 /// The same for several, all at once; answers in the order of the questions.
 struct Question {
     std::string base;
     std::string target;
+    std::string token = {};  // Sent as Authorization: Bearer; empty: none.
 };
 std::vector<Result<http::Response>> get_all(const std::vector<Question>& questions);
+
+/// What an edge's 401 or 403 means, and what to do; empty for other statuses.
+std::string token_problem(int status, bool sent);
 
 /// One value, or one poll, as /api/v1/state tells it.
 struct StateRow {

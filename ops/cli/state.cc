@@ -1,4 +1,5 @@
 #include <boost/json.hpp>
+#include <cstdlib>
 #include <string>
 
 #include "ops/cli/commands.h"
@@ -8,9 +9,19 @@
 namespace sigmacast::cli {
 
 int run_state(const StateCommand& command) {
-    const auto answer = get(command.url, "/api/v1/state");
+    const auto token = read_token(command.token_file, std::getenv("SIGMACAST_TOKEN"));
+    if (!token) {
+        complain(token.error().message);
+        return kExitUsage;
+    }
+    const auto answer = get(command.url, "/api/v1/state", *token);
     if (!answer) {
         complain(answer.error().message);
+        return kExitFailed;
+    }
+    if (const std::string problem = token_problem(answer->status, !token->empty());
+        !problem.empty()) {
+        complain(command.url + ": " + problem);
         return kExitFailed;
     }
     if (answer->status != 200) {

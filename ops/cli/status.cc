@@ -22,10 +22,11 @@ struct Process {
     std::string name;
     std::string base;
     std::string target;
+    std::string token = {};  // For edges.
     bool answers = false;
     bool ready = false;
     json::object body;
-    std::string problem;  // Where it does not answer.
+    std::string problem;  // Where it does not answer, or not this token.
 };
 
 std::string text(const json::object& object, std::string_view name) {
@@ -45,6 +46,7 @@ void take_answer(Process& process, const Result<http::Response>& answer) {
         return;
     }
     process.answers = true;
+    process.problem = token_problem(answer->status, !process.token.empty());
     if (const auto parsed = parse_json(answer->body); parsed && parsed->is_object()) {
         process.body = parsed->get_object();
     }
@@ -55,7 +57,7 @@ void take_answer(Process& process, const Result<http::Response>& answer) {
 void ask(std::vector<Process>& processes) {
     std::vector<Question> questions;
     for (const Process& process : processes) {
-        questions.push_back({process.base, process.target});
+        questions.push_back({process.base, process.target, process.token});
     }
     const auto answers = get_all(questions);
     for (std::size_t i = 0; i < processes.size(); ++i) {
@@ -69,18 +71,20 @@ std::string loopback_or(const std::string& host) {
     return shown.find(':') == std::string::npos ? shown : "[" + shown + "]";
 }
 
-Process edge(const Settings& settings, unsigned number) {
+Process edge(const Settings& settings, const std::string& token, unsigned number) {
     const unsigned port = settings.edge.port + number;
     return {.name = "edge " + std::to_string(port),
             .base = "http://" + loopback_or(settings.edge.host) + ":" + std::to_string(port),
             .target = "/api/v1/health",
+            .token = token,
             .body = {},
             .problem = {}};
 }
 
 /// Producer, broker, and the edges that there should be; then, unless a number was asked for, those
 /// that answer on the next ports.
-std::vector<Process> look_at(const Settings& settings, std::optional<std::uint16_t> edges) {
+std::vector<Process> look_at(const Settings& settings, const std::string& token,
+                             std::optional<std::uint16_t> edges) {
     const auto admin = [](std::string name, std::uint16_t port) {
         return Process{.name = std::move(name),
                        .base = "http://127.0.0.1:" + std::to_string(port),
@@ -92,11 +96,11 @@ std::vector<Process> look_at(const Settings& settings, std::optional<std::uint16
                                    admin("broker", settings.broker.admin_port)};
     unsigned number = 0;
     for (; number < edges.value_or(kEdgesExpected); ++number) {
-        processes.push_back(edge(settings, number));
+        processes.push_back(edge(settings, token, number));
     }
     ask(processes);
     for (; !edges && number < kEdgesMax; ++number) {
-        std::vector<Process> next{edge(settings, number)};
+        std::vector<Process> next{edge(settings, token, number)};
         ask(next);
         if (!next.front().answers || !next.front().body.contains("uplink")) {
             break;
@@ -107,7 +111,7 @@ std::vector<Process> look_at(const Settings& settings, std::optional<std::uint16
 }
 
 std::string detail(const Process& process) {
-    if (!process.answers) {
+    if (!process.problem.empty()) {
         return process.problem;
     }
     std::string out;
@@ -213,7 +217,12 @@ int run_status(const StatusCommand& command) {
         complain(settings.error().message);
         return kExitUsage;
     }
-    const std::vector<Process> processes = look_at(*settings, command.edges);
+    const auto token = read_token(command.token_file, std::getenv("SIGMACAST_TOKEN"));
+    if (!token) {
+        complain(token.error().message);
+        return kExitUsage;
+    }
+    const std::vector<Process> processes = look_at(*settings, *token, command.edges);
     bool ready = true;
     const Process* teller =
         nullptr;  // An edge that can tell of breakers and topics, best one that is ready.
@@ -226,7 +235,7 @@ int run_status(const StatusCommand& command) {
     }
     json::array breakers;
     if (teller) {
-        const auto answer = get(teller->base, "/api/v1/status/circuit-breaker");
+        const auto answer = get(teller->base, "/api/v1/status/circuit-breaker", *token);
         if (const auto parsed =
                 answer ? parse_json(answer->body) : Result<json::value>(answer.error());
             parsed && parsed->is_object()) {

@@ -1,4 +1,5 @@
 #include <boost/json.hpp>
+#include <cstdlib>
 #include <memory>
 #include <optional>
 #include <string>
@@ -8,6 +9,7 @@
 #include "ops/cli/backoff.h"
 #include "ops/cli/commands.h"
 #include "ops/cli/output.h"
+#include "ops/cli/remote.h"
 #include "ops/cli/tail_view.h"
 #include "ops/cli/websocket.h"
 
@@ -19,6 +21,8 @@ constexpr Millis kHintMost{
 constexpr Millis kGoodbyeTime{200};        // For the close frame to leave.
 constexpr std::uint16_t kStopFrom = 4000;  // Close codes 4000 to 4099: stop, and show why.
 constexpr std::uint16_t kStopTo = 4099;
+
+constexpr std::uint16_t kAuthenticate = 4300;  // A token is needed.
 
 /// One `sigmacast tail`. Runs on: the loop.
 class Tail {
@@ -51,11 +55,18 @@ class Tail {
         if (ending_) {
             return;
         }
+        // Read each time: it may have been renewed meanwhile.
+        const auto token = read_token(command_.token_file, std::getenv("SIGMACAST_TOKEN"));
+        if (!token) {
+            complain(token.error().message);
+            return finish(kExitUsage);
+        }
+        sent_token_ = !token->empty();
         WebSocket::Handlers handlers;
         handlers.on_open = [this] { subscribe(); };
         handlers.on_text = [this](std::string_view text) { on_text(text); };
         handlers.on_closed = [this](const WebSocket::Closed& closed) { on_closed(closed); };
-        socket_ = std::make_unique<WebSocket>(loop_, command_.server, std::move(handlers));
+        socket_ = std::make_unique<WebSocket>(loop_, command_.server, *token, std::move(handlers));
     }
 
     void subscribe() {
@@ -68,6 +79,7 @@ class Tail {
     void on_text(std::string_view text) {
         const TailLine line = view_.on_message(text, system_now().wall);
         if (view_.greeted()) {
+            greeted_before_ = true;
             backoff_.reset();
         }
         if (line.text && !print(*line.text + "\n")) {
@@ -84,6 +96,13 @@ class Tail {
         if (closed.code >= kStopFrom && closed.code <= kStopTo) {
             complain(command_.url + " refused for good: " + clean(closed.why) + " (" +
                      std::to_string(closed.code) + ")");
+            return finish(kExitFailed);
+        }
+        const int status = closed.code == kAuthenticate ? 401 : closed.status;
+        if (const std::string problem = token_problem(status, sent_token_);
+            !problem.empty() && !greeted_before_) {
+            reached_ = true;
+            complain(command_.url + ": " + problem);
             return finish(kExitFailed);
         }
         Millis wait = backoff_.next(random_);
@@ -121,6 +140,8 @@ class Tail {
     std::string last_problem_;
     std::uint64_t shown_ = 0;
     bool reached_ = false;
+    bool sent_token_ = false;
+    bool greeted_before_ = false;
     bool ending_ = false;
     int exit_code_ = kExitOk;
 };

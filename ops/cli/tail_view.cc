@@ -51,7 +51,7 @@ std::string topic_and_key(const std::string& topic, const std::string& key) {
 bool about_connection(std::string_view type) {
     return type == "heartbeat" || type == "subscribed" || type == "pong" || type == "hello" ||
            type == "tick" || type == "goodbye" || type == "error" || type == "skipped" ||
-           type == "unsubscribed";
+           type == "unsubscribed" || type == "authenticated";
 }
 
 }  // namespace

@@ -40,8 +40,9 @@ std::string reason(const ErrorCode& error) {
 }  // namespace
 
 struct WebSocket::Impl : std::enable_shared_from_this<WebSocket::Impl> {
-    Impl(Loop& loop, Endpoint where, Handlers handlers_in)
+    Impl(Loop& loop, Endpoint where, std::string with, Handlers handlers_in)
         : server(std::move(where)),
+          token(std::move(with)),
           handlers(std::move(handlers_in)),
           resolver(loop.context()),
           stream(loop.context()) {}
@@ -83,10 +84,14 @@ struct WebSocket::Impl : std::enable_shared_from_this<WebSocket::Impl> {
         limits.idle_timeout = kSilenceMax;
         limits.keep_alive_pings = true;
         stream.set_option(limits);
-        stream.set_option(websocket::stream_base::decorator([](websocket::request_type& request) {
-            request.set(beast::http::field::user_agent, "sigmacast/" SIGMACAST_VERSION);
-            request.set(beast::http::field::sec_websocket_protocol, kSubprotocol);
-        }));
+        stream.set_option(
+            websocket::stream_base::decorator([this](websocket::request_type& request) {
+                if (!token.empty()) {
+                    request.set(beast::http::field::authorization, "Bearer " + token);
+                }
+                request.set(beast::http::field::user_agent, "sigmacast/" SIGMACAST_VERSION);
+                request.set(beast::http::field::sec_websocket_protocol, kSubprotocol);
+            }));
         stream.read_message_max(kMessageBytesMax);
         stream.auto_fragment(false);
         stream.async_handshake(
@@ -99,6 +104,7 @@ struct WebSocket::Impl : std::enable_shared_from_this<WebSocket::Impl> {
             return;
         }
         if (error == websocket::error::upgrade_declined) {
+            status = static_cast<int>(answer.result_int());
             return fail("it answers, but not as a WebSocket: HTTP " +
                         std::to_string(answer.result_int()));
         }
@@ -151,7 +157,7 @@ struct WebSocket::Impl : std::enable_shared_from_this<WebSocket::Impl> {
         if (ended) {
             return;
         }
-        Closed closed{static_cast<std::uint16_t>(stream.reason().code), std::move(why)};
+        Closed closed{static_cast<std::uint16_t>(stream.reason().code), status, std::move(why)};
         if (closed.code != 0 && !stream.reason().reason.empty()) {
             closed.why = std::string(stream.reason().reason.c_str());
         }
@@ -177,6 +183,8 @@ struct WebSocket::Impl : std::enable_shared_from_this<WebSocket::Impl> {
     }
 
     Endpoint server;
+    std::string token;
+    int status = 0;
     Handlers handlers;
     tcp::resolver resolver;
     websocket::stream<beast::tcp_stream> stream;
@@ -188,8 +196,9 @@ struct WebSocket::Impl : std::enable_shared_from_this<WebSocket::Impl> {
     bool ended = false;
 };
 
-WebSocket::WebSocket(Loop& loop, const Endpoint& server, Handlers handlers)
-    : impl_(std::make_shared<Impl>(loop, server, std::move(handlers))) {
+WebSocket::WebSocket(Loop& loop, const Endpoint& server, const std::string& token,
+                     Handlers handlers)
+    : impl_(std::make_shared<Impl>(loop, server, token, std::move(handlers))) {
     impl_->start();
 }
 

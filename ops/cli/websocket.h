@@ -20,6 +20,7 @@ class WebSocket {
     /// none.
     struct Closed {
         std::uint16_t code = 0;
+        int status = 0;  // Of HTTP, where it was no WebSocket that answered.
         std::string why;
     };
     struct Handlers {
@@ -30,7 +31,8 @@ class WebSocket {
 
     /// Connects at once. Bounds: 10 s for connecting and handshake, 20 s of silence, 16 MiB a
     /// message.
-    WebSocket(Loop& loop, const Endpoint& server, Handlers handlers);
+    /// `token`: sent as Authorization: Bearer; empty: none.
+    WebSocket(Loop& loop, const Endpoint& server, const std::string& token, Handlers handlers);
     /// Drops the connection without ceremony, where close() was not called.
     ~WebSocket();
     WebSocket(const WebSocket&) = delete;

@@ -1,13 +1,20 @@
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <string>
 #include <vector>
 
 #include "ops/cli/event_line.h"
 #include "ops/cli/options.h"
+#include "temp_folder.h"
 
 namespace sigmacast::cli {
 namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::Not;
 
 Parsed parse(std::vector<const char*> arguments) {
     arguments.insert(arguments.begin(), "sigmacast");
@@ -165,6 +172,39 @@ TEST(CliOptions, ABadEventLineIsRefusedWithWhatIsWrong) {
         EXPECT_NE(std::string::npos, message.error().message.find(problem))
             << line << ": " << message.error().message;
     }
+}
+
+TEST(Token, IsOfTheFileElseOfTheEnvironmentElseNone) {
+    const TempFolder folder;
+    const std::string file = folder.file("token");
+    std::ofstream(file) << "aa.bb.c-_\r\n";
+    EXPECT_EQ(*read_token(file, "x.y.z"), "aa.bb.c-_");
+    EXPECT_EQ(*read_token("", "x.y.z"), "x.y.z");
+    EXPECT_EQ(*read_token("", nullptr), "");
+    EXPECT_EQ(*read_token("", ""), "");
+}
+
+TEST(Token, WhatCannotBeOneIsRefusedAndNotRepeated) {
+    const TempFolder folder;
+    const std::string file = folder.file("token");
+    EXPECT_THAT(read_token(file, nullptr).error().message, HasSubstr(file + " cannot be read"));
+    for (const std::string& bad : {std::string(), std::string("zz\r\nX-More: 1"),
+                                   std::string("a zz"), std::string(9'000, 'z')}) {
+        std::ofstream(file, std::ios::trunc) << bad;
+        const auto token = read_token(file, nullptr);
+        ASSERT_FALSE(token.has_value());
+        EXPECT_THAT(token.error().message, AllOf(HasSubstr(file), Not(HasSubstr("zz"))));
+    }
+    EXPECT_THAT(read_token("", "a b").error().message, HasSubstr("SIGMACAST_TOKEN"));
+}
+
+TEST(Token, OfAnAddressIsNotShown) {
+    std::vector<const char*> line{"sigmacast", "tail", "ws://127.0.0.1:1/ws?token=a.b.c"};
+    const Parsed parsed = parse_command_line(static_cast<int>(line.size()), line.data());
+    const auto* tail = std::get_if<TailCommand>(&parsed.command);
+    ASSERT_TRUE(tail);
+    EXPECT_EQ(tail->server.path, "/ws?token=a.b.c");
+    EXPECT_EQ(tail->url, "ws://127.0.0.1:1/ws");
 }
 
 }  // namespace

@@ -653,6 +653,15 @@ TEST_F(HttpTest, TheClientAsksAndKeepsItsConnection) {
     EXPECT_EQ(seen_[0].header("host"), url().substr(7));
 }
 
+TEST_F(HttpTest, TheClientSendsTheHeadersThatItWasGivenWithEachRequest) {
+    serve_echo();
+    Client client(loop_, url(), {.headers = {{"X-Thing", "one"}}});
+    for (int i = 0; i < 2; ++i) {
+        ASSERT_TRUE(ask(client).has_value());
+        EXPECT_EQ(seen_.back().header("x-thing"), "one");
+    }
+}
+
 TEST_F(HttpTest, TheClientUsesOneConnectionForRequestsInARow) {
     ScriptedServer server({{ok("1"), ok("2"), ok("3")}});
     Client client(loop_, server.url());
