@@ -165,6 +165,42 @@ def jobs_come_and_end(engine, plain, v1):
         client.wait(lambda m: m.type == "compression.update" and m.get("final"))
 
 
+def agents_come_and_go(engine, plain, v1):
+    """Each lifecycle event: what happened between two answers."""
+    def agent(name, state, **more):
+        return {"agent_id": name, "name": name.upper(), "status": state, "tasks_completed": 0, **more}
+    scheduler = {"tasks_scheduled": 5, "tasks_dispatched": 5, "tasks_completed": 5, "tasks_failed": 0, "is_running": True}
+    recovery = {"agents_healthy": 2, "agents_degraded": 0, "total_restarts": 1, "dead_letter_queue_size": 0,
+                "health_scores": {"a": 1.0}}
+    task = {"task_type": "compress", "current_task_id": "t1"}
+    steps = [
+        ("agents.list", [agent("a", "idle")], "agent.stopped"),  # The recorded ones.
+        ("agents.list", [agent("a", "idle"), agent("b", "idle")], "agent.started"),
+        ("agents.list", [agent("a", "busy", **task), agent("b", "idle")], "agent.task_assigned"),
+        ("agents.list", [agent("a", "idle", tasks_completed=1), agent("b", "idle")], "agent.task_completed"),
+        ("agents.list", [agent("a", "busy", tasks_completed=1, task_status="failed", **task), agent("b", "idle")],
+         "agent.task_failed"),
+        ("agents.list", [agent("a", "recovering", tasks_completed=1), agent("b", "recovering")], "agent.recovery_started"),
+        ("agents.list", [agent("a", "idle", tasks_completed=1), agent("b", "recovering")], "agent.recovery_success"),
+        ("agents.list", [agent("a", "idle", tasks_completed=1), agent("b", "error")], "agent.recovery_failed"),
+        ("agents.scheduler.metrics", scheduler, "scheduler.metrics"),
+        ("agents.scheduler.metrics", dict(scheduler, tasks_scheduled=7), "task.queued"),
+        ("agents.scheduler.metrics", dict(scheduler, tasks_scheduled=7, tasks_dispatched=6), "task.dispatched"),
+        ("agents.recovery.status", recovery, "recovery.status"),
+        ("agents.recovery.status", dict(recovery, total_restarts=2), "agent.restarted"),
+        ("agents.recovery.status", dict(recovery, total_restarts=2, dead_letter_queue_size=1), "dead_letter.queued"),
+        ("agents.recovery.status", dict(recovery, total_restarts=2, dead_letter_queue_size=1, agents_healthy=1,
+                                        health_scores={"a": 0.5}), "agent.health_check"),
+    ]
+    plain.send({"type": "subscribe", "types": [topic for _, _, topic in steps]})
+    plain.request({"type": "ping"}, "pong")
+    for method, answer, topic in steps:
+        marks = [(client, client.mark) for client in (plain, v1)]
+        engine.set(method, ok(answer))
+        for client, mark in marks:
+            client.wait(topic, after=mark)
+
+
 def the_engine_fails(engine, plain, v1):
     good = engine.behaviour(POLL)
     engine.set(POLL, status(500))
@@ -312,6 +348,7 @@ def traffic(tmp_path_factory):
         plain.wait("notification")
         normal_operation(recorder, cluster, plain, v1)
         jobs_come_and_end(engine, plain, v1)
+        agents_come_and_go(engine, plain, v1)
         rest(recorder, cluster.edge.port)
         good = the_engine_fails(engine, plain, v1)
         rest(recorder, cluster.edge.port)
