@@ -222,12 +222,13 @@ class Cluster:
     polls         names of POLLS to make, or {name: {interval, deadline, ...}}
     interval, deadline, reset, failures, health   of every poll and breaker
     origins       names of the producers
-    broker_options, edge_options, producer_options   more members of their tables
+    broker_options, edge_options, producer_options, auth_options   more members of their tables
     """
 
     def __init__(self, folder, engine=None, *, engines=None, edges=1, origins=("nas",), polls=None, interval=INTERVAL,
                  deadline=DEADLINE, reset=RESET, failures=5, transport_failures=None, health=0.5, start=True,
-                 producer_options=None, broker_options=None, edge_options=None, log_level="info"):
+                 producer_options=None, broker_options=None, edge_options=None, auth_options=None, roles=None,
+                 log_level="info"):
         self.folder = pathlib.Path(folder)
         self.engines = engines or ([engine] if engine else [])
         self.engine = self.engines[0] if self.engines else None
@@ -236,6 +237,7 @@ class Cluster:
         self.interval, self.deadline, self.reset, self.health = interval, deadline, reset, health
         self.failures, self.transport_failures = failures, transport_failures or failures
         self.options = {"producer": producer_options or {}, "broker": broker_options or {}, "edge": edge_options or {}}
+        self.auth_options, self.roles = auth_options, roles or {}  # Of the edges; roles: {name: topics}
         self.log_level = log_level
         self.ingest, self.feed, self.repair = (f"tcp://127.0.0.1:{free_port()}" for _ in range(3))
         self.broker = Program(self, "broker", "sigmacast-broker", free_port(), "/readyz",
@@ -314,6 +316,7 @@ class Cluster:
             broker.update({"admin_port": program.port, **self.options["broker"]})
         elif kind == "edge":
             tables["edge"] = {"port": program.port, **self.options["edge"]}
+            tables["auth"] = self.auth_options or {}
         else:
             tables["producer"] = {"origin": origin, "engine_url": engine.url, "admin_port": program.port,
                                   "health_interval": duration(self.health), "jitter": "0ms",
@@ -322,8 +325,11 @@ class Cluster:
             tables["producer.transport_breaker"] = {"failures": self.transport_failures, "reset": duration(self.reset)}
             arrays = [self._poll(name) for name in self.polls]
         lines = []
+        roles = self.roles if kind == "edge" else {}
         for name, members in tables.items():
             lines += [f"[{name}]"] * bool(name) + [f"{key} = {toml(value)}" for key, value in members.items()] + [""]
+        for role, topics in roles.items():
+            lines += ["[[auth.role]]", f"name = {toml(role)}", f"topics = {toml(topics)}", ""]
         for members in arrays:
             lines += ["[[producer.poll]]"] + [f"{key} = {toml(value)}" for key, value in members.items()] + [""]
         return "\n".join(lines)
@@ -375,10 +381,11 @@ class Cluster:
         path.write_text("\n".join(lines) + "\n")
         return path
 
-    def command(self, *arguments, input=None, timeout=30):
+    def command(self, *arguments, input=None, timeout=30, environment=None):
         """Runs `sigmacast ARGUMENTS` to its end."""
         return subprocess.run([str(BIN / "sigmacast"), *map(str, arguments)], input=input, capture_output=True,
-                              text=True, timeout=timeout * PATIENCE, env=clean_environment(), cwd=self.folder)
+                              text=True, timeout=timeout * PATIENCE, cwd=self.folder,
+                              env={**clean_environment(), **(environment or {})})
 
     def command_start(self, *arguments):
         return subprocess.Popen([str(BIN / "sigmacast"), *map(str, arguments)], stdin=subprocess.DEVNULL,

@@ -536,7 +536,7 @@ class HubAccessTest : public HubTest {
                       return grant(std::string(token.substr(0, first)), seconds,
                                    std::string(token.substr(second + 1)));
                   },
-                  .first_message_timeout = Millis{3'000}});
+                  .first_message_timeout = Millis{8'000}});
         join();
         apply(value({.topic = "agent.status", .poll = "agents", .seq = 1}, clock_.now()));
         poll({.topic = "agent.status", .poll = "agents"}, 1, live(clock_.now()));
@@ -580,7 +580,7 @@ TEST_F(HubAccessTest, WithoutATokenNothingAtAllIsSentUntilOneHasCome) {
     apply(value({.seq = 2}, clock_.now()));
     apply(snapshot(2, {}, {poll_state({}, 1, live(clock_.now()))},
                    {value({.seq = 9}, clock_.now())}, "another"));
-    wait(Millis{2'400});
+    wait(Millis{7'400});
     EXPECT_THAT(read(session), IsEmpty());
     EXPECT_THAT(read(old), IsEmpty());
     say(session, auth("ann:60:*"));
@@ -598,7 +598,7 @@ TEST_F(HubAccessTest, WithoutATokenNothingAtAllIsSentUntilOneHasCome) {
 
 TEST_F(HubAccessTest, WhoSendsNoTokenInTimeIsToldAndClosed) {
     Session& session = open_waiting();
-    wait(Millis{2'900});
+    wait(Millis{7'900});
     EXPECT_FALSE(session.closing());
     wait(Millis{700});
     const auto messages = read(session);
