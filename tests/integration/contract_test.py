@@ -5,9 +5,11 @@ A recorded message is matched by one of ours of the same kind: type, stale or fr
 Ours has every member that theirs has, of the same JSON type; a number that was whole in every recording is whole.
 """
 
+import http.server
 import json
 import pathlib
 import re
+import threading
 import time
 
 import pytest
@@ -259,6 +261,61 @@ def test_ten_clients_that_only_listen_for_thirty_seconds_at_the_real_times(make_
             client.close()
 
 
+# The engine's side ----------------------------------------------------------------------------------------------------
+
+class Listening(http.server.BaseHTTPRequestHandler):
+    """An engine that knows system.status alone, and keeps how it was asked."""
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        call = json.loads(body)
+        self.server.asked.append((time.monotonic(), self.path, dict(self.headers), call, self.client_address))
+        known = call["method"] == "system.status"
+        answer = json.dumps({"jsonrpc": "2.0", "result": captured("system_status")["result"] if known else None,
+                             "error": None if known else {"code": -32601, "message": "Method not found"},
+                             "id": call["id"]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_the_engine_is_asked_as_the_contract_says_without_any_configuration(make_cluster):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Listening)
+    server.daemon_threads, server.asked, server.url = True, [], f"http://127.0.0.1:{server.server_port}/api/v1"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    make_cluster(server, polls=[])  # No row of polls: the defaults.
+    asked = until(lambda: len(server.asked) >= 9 and list(server.asked), 8, "the eight polls, and one again")
+    for _, path, headers, call, _ in asked:
+        assert path == "/api/v1/rpc" and headers["Content-Type"] == "application/json" and call["jsonrpc"] == "2.0"
+    assert {call["method"]: call.get("params", "none") for _, _, _, call, _ in asked[:8]} == {
+        "system.status": {}, "compression.queue.running": {"include_pending": True, "limit": 50}, "agents.list": {},
+        "agents.scheduler.metrics": "none", "agents.recovery.status": "none", "agents.tuning.status": "none",
+        "storage.pools.list": "none", "storage.disks.list": "none"}
+    first, again = [entry for entry in asked if entry[3]["method"] == "system.status"][:2]
+    assert 4.7 < again[0] - first[0] < 5 + 0.5 * PATIENCE, "every 5 s"
+    assert again[4] in [entry[4] for entry in asked[:8]], "over a connection that was kept"
+    server.shutdown()
+
+
+def test_each_poll_that_fails_is_told_with_its_own_error_code(make_cluster, engine):
+    engine.set_all(status(500))
+    cluster = make_cluster(engine, start=False)
+    cluster.broker.start()
+    cluster.edge.start()
+    with cluster.client() as old:
+        cluster.producer.start()
+        old.wait(lambda m: len({e.data["poll"] for e in old.of("rpc_error")}) == len(POLLS), what="each poll's failure")
+        told = {m.data["poll"]: m.data for m in old.of("rpc_error")}
+        assert {poll: data["error_code"] for poll, data in told.items()} == ERROR_CODES
+        assert all(data["reason"] == "rpc_disconnect" and data["consecutive_failures"] == 1 for data in told.values())
+
+
 # Every message type, from its cause -----------------------------------------------------------------------------------
 
 def expanded(cell):
@@ -402,9 +459,9 @@ def causes(tmp_path_factory):
                            "agents.recovery.status": RECOVERY, "agents.tuning.status": TUNING,
                            "storage.pools.list": [POOL], "storage.disks.list": [DISK]}.items():
         engine.set(method, ok(answer))
-    with Cluster(tmp_path_factory.mktemp("causes"), engine, reset=1,
+    with Cluster(tmp_path_factory.mktemp("causes"), engine, reset=1, start=False,
                  edge_options={"heartbeat_interval": "500ms", "client_queue_bytes_max": 65536}) as cluster:
-        yield Causes(cluster, engine)
+        yield Causes(cluster.start(), engine)
     engine.stop()
 
 
@@ -449,3 +506,20 @@ def test_an_edge_knows_every_type_of_the_table_and_every_error_code_is_documente
     codes = (ROOT / "common/EVENTS.md").read_text().split("## Error codes")[1]
     for code in [*ERROR_CODES.values(), "RPC_DISCONNECT", "CIRCUIT_BREAKER_OPEN", "CONNECTION_DROP"]:
         assert re.search(rf"\b{code}\b", codes), code
+
+
+def test_each_test_that_the_table_of_the_contract_names_is_there():
+    text = (ROOT / "tests/README.md").read_text().split("## The contract, line by line")[1].split("\n## ")[0]
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| contract")]
+    assert len(rows) > 40
+    for row in rows:
+        tests = re.findall(r"`(\w+_test): ([^`]+)`", row)
+        assert tests, f"no test in {row!r}"
+        for file, name in tests:
+            if (path := ROOT / f"tests/integration/{file}.py").exists():
+                found = re.search(rf"^def {re.escape(name.split('[')[0])}\(", path.read_text(), re.M)
+            else:
+                suite, case = name.split(".")
+                source = (ROOT / f"tests/unit/{file}.cc").read_text()
+                found = re.search(rf"TEST(_F|_P)?\({suite},\s*{case}\)", source)
+            assert found, f"{file} has no test {name}"
