@@ -12,6 +12,7 @@ import subprocess
 
 import pytest
 
+import auth_test
 from fault_engine import FaultEngine, captured, ok, status
 from harness import PATIENCE, Cluster, get, until
 from ws_client import V1, Client
@@ -332,6 +333,46 @@ def refused_requests(recorder, cluster):
         assert recorder.raw(port, path, f"GET {path} HTTP/9.9\r\n\r\n".encode()) == 400
 
 
+def tokens(recorder, folder, engine):
+    """An edge that requires them: each way to be turned away, a session that gets more, less and no topics, and its end."""
+    viewer, admin = auth_test.token("viewer"), auth_test.token("admin")
+
+    def send_token(client, token):
+        recorder.send(client, {"type": "auth", "id": 9, "data": {"token": token}})
+
+    with Cluster(folder, engine, polls=[POLL, "agents.list"], roles=auth_test.ROLES,
+                 auth_options={"required": True, "secret": auth_test.SECRET, "first_message_timeout": "800ms"}) as cluster:
+        port = cluster.edge.port
+        for path in PATHS:
+            for headers in ({}, auth_test.bearer("x"), auth_test.bearer(viewer), auth_test.bearer(admin)):
+                recorder.get(port, path, headers=headers)
+        upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13",
+                   "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
+        recorder.get(port, "/ws", headers={**upgrade, **auth_test.bearer("x")})
+
+        plain, v1 = recorder.client(port), recorder.client(port, V1)
+        for client in (plain, v1):
+            send_token(client, viewer)
+        v1.wait("authenticated")
+        recorder.send(plain, {"type": "subscribe", "types": ["compression.update"]})
+        plain.wait(lambda m: m.type == "error" and m.data["name"] == "denied")
+        recorder.send(v1, {"type": "subscribe", "id": 1, "data": {"types": [POLL, "compression.update", "*"]}})
+        v1.wait("subscribed")
+        send_token(v1, auth_test.token("admin", subject="eve"))
+        v1.wait(lambda m: m.type == "error" and m.data["name"] == "bad_token")
+        send_token(v1, admin)
+        v1.wait(lambda m: m.type == "subscribed" and m.data["topics"]["*"].get("cause") == "access")
+        send_token(v1, auth_test.token(lasts=0.5))  # No role at all, and not for long.
+        v1.wait(lambda m: m.type == "error" and m.data["name"] == "denied")
+        ends = {"no token": recorder.client(port, V1), "no token, plain": recorder.client(port),
+                "bad": recorder.client(port, V1), "expired": recorder.client(port), "another message": recorder.client(port)}
+        send_token(ends["bad"], "x")
+        send_token(ends["expired"], auth_test.token("admin", lasts=-60))
+        recorder.send(ends["another message"], {"type": "ping"})
+        recorder.token_ends = {name: client.wait_closed() for name, client in {**ends, "over": v1}.items()}
+        plain.close()
+
+
 @pytest.fixture(scope="module")
 def traffic(tmp_path_factory):
     engine, recorder = scripted_engine().start(), Recorder()
@@ -362,6 +403,7 @@ def traffic(tmp_path_factory):
         assert cluster.edge.terminate() == 0
         recorder.ends = [plain.wait_closed(), v1.wait_closed()]
         v1.wait("goodbye", timeout=1)
+        tokens(recorder, tmp_path_factory.mktemp("tokens"), engine)
     return recorder
 
 
@@ -419,6 +461,10 @@ def test_every_http_answer_that_is_documented_was_given(checked):
 def test_clients_are_told_why_they_are_closed(traffic):
     assert traffic.ends == [(1001, "shutting_down")] * 2
     assert traffic.breaches == {"unmasked": 1002, "not UTF-8": 1007, "too large": 1009}
+    late = (4300, "authenticate and reconnect")
+    assert traffic.token_ends == {"no token": late, "no token, plain": late, "another message": late,
+                                  "bad": (4001, "bad_token"), "expired": (4301, "token_expired"),
+                                  "over": (4301, "token_expired")}
 
 
 def test_a_member_that_is_not_documented_is_found_in_every_message(checked, validate):
