@@ -121,7 +121,7 @@ TEST(Access, ABadTokenIsNotPassedOverForAnother) {
 }
 
 TEST(Access, AnotherSchemeOfAuthorizationIsNoToken) {
-    for (const char* other : {"Basic dXNlcjpwdw==", "Bearers x", "", "Bear"}) {
+    for (const char* other : {"Basic dXNlcjpwdw==", "Digest x", "Bearers x", "", "Bear"}) {
         EXPECT_EQ(admitted(*access(required()), request({{"authorization", other}})), "none");
     }
 }
