@@ -84,6 +84,8 @@ def scripted_engine():
     """The recorded engine, with storage, scheduler, recovery and tuning, which the recorded one did not have."""
     engine = FaultEngine()
     counting = iter(range(1, 1 << 30))
+    base, uptime = captured("system_status")["result"], iter(range(1, 1 << 30))
+    engine.set(POLL, ok(lambda _: dict(base, uptime=next(uptime), disk_usage=[{"mount": "/", "used_percent": 3.5}])))
     engine.set("storage.pools.list", ok([{"name": "tank", "state": "ONLINE", "size": 4_000, "allocated": 1_000,
                                           "free": 3_000, "capacity": 25, "health": "ONLINE"}]))
     engine.set("storage.disks.list", ok({"disks": [{"name": "sda", "path": "/dev/sda", "size": 4_000, "type": "hdd"}]}))
@@ -156,8 +158,10 @@ def normal_operation(recorder, cluster, plain, v1):
 
 def jobs_come_and_end(engine, plain, v1):
     live = captured("queue_running_live_05")["result"]
-    engine.set("compression.queue.status", ok(lambda params: dict(captured("queue_status_completed")["result"],
-                                                                  job_id=params["job_id"])))
+    failed = live["jobs"][0]["job_id"]
+    engine.set("compression.queue.status", ok(lambda params: dict(
+        captured("queue_status_failed" if params["job_id"] == failed else "queue_status_completed")["result"],
+        job_id=params["job_id"])))
     engine.set(JOBS, ok(live))
     for client in (plain, v1):
         client.wait(lambda m: m.type == "compression.update" and "job_id" in m.data)
@@ -173,7 +177,7 @@ def agents_come_and_go(engine, plain, v1):
     scheduler = {"tasks_scheduled": 5, "tasks_dispatched": 5, "tasks_completed": 5, "tasks_failed": 0, "is_running": True}
     recovery = {"agents_healthy": 2, "agents_degraded": 0, "total_restarts": 1, "dead_letter_queue_size": 0,
                 "health_scores": {"a": 1.0}}
-    task = {"task_type": "compress", "current_task_id": "t1"}
+    task = {"task_type": "compress", "current_task_id": "t1", "task_progress": 0.5}
     steps = [
         ("agents.list", [agent("a", "idle")], "agent.stopped"),  # The recorded ones.
         ("agents.list", [agent("a", "idle"), agent("b", "idle")], "agent.started"),
