@@ -200,19 +200,19 @@ void Broker::take(Ingest::Actions actions, Now now) {
 }
 
 void Broker::take_beat(const Ingest::Beat& beat, Now now) {
-    freshness_.on_head(beat.origin, now);
+    freshness_.on_head(beat.origin, beat.sent, now);
     for (const std::string& topic : beat.topics) {
         if (freshness_.find(beat.origin, state_poll(topic)) != nullptr) {
-            vouch(beat.origin, topic, beat.as_of, now);
+            vouch(beat.origin, topic, beat.as_of, beat.sent, now);
         }
     }
 }
 
 /// A newer age alone is not worth a commit: it is written with the next change.
 void Broker::vouch(const std::string& origin, const std::string& topic,
-                   const std::optional<AsOf>& as_of, Now now) {
+                   const std::optional<AsOf>& as_of, Mono sent, Now now) {
     const Name name{origin, state_poll(topic)};
-    const auto change = freshness_.vouch(origin, topic, as_of, now);
+    const auto change = freshness_.vouch(origin, topic, as_of, sent, now);
     if (change) {
         take_change(*change, now);
     } else if (const auto visible = visible_polls_.find(name);
@@ -263,16 +263,18 @@ void Broker::take_value(Message message, Now now) {
         }
     }
     const std::optional<AsOf> as_of = message.age.as_of;
+    const Mono sent = message.sent;
     message.age.quality = Quality::kLive;
     add(std::move(message));
     if (unpolled) {
-        vouch(stream.first, stream.second, as_of, now);
+        vouch(stream.first, stream.second, as_of, sent, now);
     }
 }
 
 void Broker::take_report(Message message, Now now) {
     const std::string poll = message.report().poll;
-    const auto change = freshness_.on_report(message.origin, message.report(), message.seq, now);
+    const auto change = freshness_.on_report(message.origin, message.report(), message.seq,
+                                             message.sent, now);
     const PollState* state = freshness_.find(message.origin, poll);
     if (state == nullptr) {
         return;

@@ -140,7 +140,7 @@ class Broker {
     void take_change(const Change& change, Now now);
     void add(Message message);
     void vouch(const std::string& origin, const std::string& topic,
-               const std::optional<AsOf>& as_of, Now now);
+               const std::optional<AsOf>& as_of, Mono sent, Now now);
     void new_owner(const std::string& origin, Now now);
     [[nodiscard]] PollState with_keys(PollState poll) const;
     void add_transition(const Change& change, Now now);

@@ -70,9 +70,10 @@ void Freshness::declare(const std::string& name, const std::vector<protocol::Dec
 }
 
 std::optional<Change> Freshness::vouch(const std::string& name, const std::string& topic,
-                                       const std::optional<AsOf>& as_of, Now now) {
-    Poll* poll = poll_of(origin_of(name, now), name, state_poll(topic), now);
-    poll->heard = now.mono;
+                                       const std::optional<AsOf>& as_of, Mono sent, Now now) {
+    Origin& origin = origin_of(name, now);
+    Poll* poll = poll_of(origin, name, state_poll(topic), now);
+    heard(origin, *poll, sent);
     PollState& state = poll->state;
     if (state.age.quality == Quality::kInitial) {
         state.age.quality = Quality::kLive;  // Its first value says so itself: no change.
@@ -88,7 +89,7 @@ std::optional<Change> Freshness::vouch(const std::string& name, const std::strin
         age.uncertain = state.age.uncertain;
     }
     state.report.as_of = age.as_of;
-    return set(state, std::move(age));
+    return settle(origin, *poll, std::move(age), now);
 }
 
 std::vector<Change> Freshness::on_new_owner(const std::string& name) {
@@ -109,15 +110,16 @@ std::vector<Change> Freshness::on_new_owner(const std::string& name) {
 }
 
 std::optional<Change> Freshness::on_report(const std::string& name, const Report& report,
-                                           std::uint64_t seq, Now now) {
+                                           std::uint64_t seq, Mono sent, Now now) {
     if (report.poll.empty() || is_state_poll(report.poll)) {
         return std::nullopt;
     }
-    Poll* poll = poll_of(origin_of(name, now), name, report.poll, now);
+    Origin& origin = origin_of(name, now);
+    Poll* poll = poll_of(origin, name, report.poll, now);
     if (poll == nullptr) {
         return std::nullopt;
     }
-    poll->heard = now.mono;
+    heard(origin, *poll, sent);
     PollState& state = poll->state;
     const Report before = std::exchange(state.report, report);
     state.report_seq = seq;
@@ -129,27 +131,22 @@ std::optional<Change> Freshness::on_report(const std::string& name, const Report
     if (!report.ok && !report.keys) {
         state.report.keys = before.keys;
     }
-    return set(state, judge(state, report));
+    return settle(origin, *poll, judge(state, report), now);
 }
 
-void Freshness::on_head(const std::string& name, Now now) {
-    origin_of(name, now).head = now.mono;
+void Freshness::on_head(const std::string& name, Mono sent, Now now) {
+    Origin& origin = origin_of(name, now);
+    origin.head = std::max(origin.head, sent);
 }
 
 std::vector<Change> Freshness::on_tick(Now now) {
     std::vector<Change> changes;
     for (auto& [name, origin] : origins_) {
-        const bool origin_silent = now.mono - origin.head >= kHeadSilence;
         for (auto& [poll_name, poll] : origin.polls) {
-            const auto silent = silent_at(poll);
-            std::optional<Change> change;
-            if (origin_silent) {
-                change = fail(poll.state, "PRODUCER_SILENT", "producer");
-            } else if (silent && now.mono >= *silent) {
-                change = fail(poll.state, silence_of(poll.state), "producer");
-            }
-            if (change) {
-                changes.push_back(std::move(*change));
+            if (const auto silence = silence_in(origin, poll, now)) {
+                if (auto change = fail(poll.state, *silence, "producer")) {
+                    changes.push_back(std::move(*change));
+                }
             }
         }
     }
@@ -212,6 +209,32 @@ Freshness::Poll* Freshness::poll_of(Origin& origin, const std::string& origin_na
     made.state.origin = origin_name;
     made.state.report.poll = poll;
     return &made;
+}
+
+void Freshness::heard(Origin& origin, Poll& poll, Mono sent) {
+    origin.head = std::max(origin.head, sent);
+    poll.heard = std::max(poll.heard, sent);
+}
+
+std::optional<std::string_view> Freshness::silence_in(const Origin& origin, const Poll& poll,
+                                                      Now now) {
+    if (now.mono - origin.head >= kHeadSilence) {
+        return "PRODUCER_SILENT";
+    }
+    const auto silent = silent_at(poll);
+    return silent && now.mono >= *silent ? std::optional(silence_of(poll.state)) : std::nullopt;
+}
+
+/// `age` holds, but for a quality that a silence since has overtaken.
+std::optional<Change> Freshness::settle(const Origin& origin, Poll& poll, Age age, Now now) {
+    if (const auto silence = silence_in(origin, poll, now)) {
+        if (age.as_of) {
+            poll.state.age.as_of = age.as_of;
+            poll.state.age.uncertain = age.uncertain;
+        }
+        return fail(poll.state, *silence, "producer");
+    }
+    return set(poll.state, std::move(age));
 }
 
 std::optional<Mono> Freshness::silent_at(const Poll& poll) {

@@ -7,6 +7,9 @@
 // State that no poll feeds is judged by topic, as a poll named state_poll(topic): live while its
 // origin's heads vouch for it (common/WIRE.md, "State that no poll feeds"), else PRODUCER_SILENT.
 //
+// A sign of life counts from when it was `sent`: what waited in front of a frozen broker, or in a
+// cut network, for as long as a silence may last makes nothing live.
+//
 // Pure: `now` goes in, changes come out, one for each change of quality, reason or source. No
 // thread of its own.
 #pragma once
@@ -52,12 +55,12 @@ class Freshness {
     /// The origin vouched for a topic's state that no poll feeds, by a head or by a value, made at
     /// `as_of`.
     std::optional<Change> vouch(const std::string& origin, const std::string& topic,
-                                const std::optional<AsOf>& as_of, Now now);
+                                const std::optional<AsOf>& as_of, Mono sent, Now now);
     /// Another instance owns the origin: it has vouched for nothing yet.
     std::vector<Change> on_new_owner(const std::string& origin);
     std::optional<Change> on_report(const std::string& origin, const Report& report,
-                                    std::uint64_t seq, Now now);
-    void on_head(const std::string& origin, Now now);
+                                    std::uint64_t seq, Mono sent, Now now);
+    void on_head(const std::string& origin, Mono sent, Now now);
     std::vector<Change> on_tick(Now now);
     /// When the next silence would be complete.
     [[nodiscard]] std::optional<Mono> deadline() const;
@@ -79,6 +82,10 @@ class Freshness {
     Origin& origin_of(const std::string& name, Now now);
     static Poll* poll_of(Origin& origin, const std::string& origin_name, const std::string& poll,
                          Now now);
+    static void heard(Origin& origin, Poll& poll, Mono sent);
+    static std::optional<std::string_view> silence_in(const Origin& origin, const Poll& poll,
+                                                      Now now);
+    static std::optional<Change> settle(const Origin& origin, Poll& poll, Age age, Now now);
     static std::optional<Mono> silent_at(const Poll& poll);
     static std::string_view silence_of(const PollState& state);
     static std::optional<Change> set(PollState& state, Age age);

@@ -149,7 +149,7 @@ Ingest::Actions Ingest::on_message(Message message, Admit admit, Now now) {
 }
 
 void Ingest::on_head(Origin& origin, const Message& message, Admit admit, Now now, Actions& out) {
-    Beat beat{origin.name, message.age.as_of, {}};
+    Beat beat{origin.name, message.sent, message.age.as_of, {}};
     for (const StreamHead& newest : message.head().streams) {
         Stream* stream = stream_of(origin, newest.topic);
         if (stream == nullptr) {

@@ -52,6 +52,7 @@ class Ingest {
     /// An origin showed a sign of life.
     struct Beat {
         std::string origin;
+        Mono sent;                        // When it left the producer.
         std::optional<AsOf> as_of;        // When it was made; producers of old do not say.
         std::vector<std::string> topics;  // State streams that it names, and that are whole here.
     };

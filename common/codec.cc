@@ -391,9 +391,13 @@ struct JsonBuilder {
     bool on_number_part(Text part, Code&) { return number.append(part), true; }
     bool on_int64(std::int64_t value, Text, Code&) { return push_number(value); }
     bool on_uint64(std::uint64_t value, Text, Code&) { return push_number(value); }
-    bool on_double(double value, Text rest, Code&) {
+    bool on_double(double value, Text rest, Code& ec) {
         number.append(rest);
         std::from_chars(number.data(), number.data() + number.size(), value);
+        if (!std::isfinite(value)) {
+            ec = boost::json::error::exponent_overflow;  // 1e999 would go out as null.
+            return false;
+        }
         return push_number(value);
     }
     bool on_bool(bool value, Code&) { return stack.push_bool(value), true; }

@@ -118,6 +118,7 @@ Message get_message(const Reader& reader, Now now) {
     message.final = reader.flag("final");
     message.durable = !reader.flag("volatile");
     message.at = reader.wall("at").value_or(Wall{});
+    message.sent = now.mono;
     message.keys = reader.texts("keys").value_or(std::vector<std::string>{});
     get_detail(reader, message, now);
     return message;

@@ -144,6 +144,7 @@ struct Message {
     bool final = false;   // The last of its key.
     bool durable = true;  // False while the broker's disk refuses.
     Wall at;              // When this message was made.
+    Mono sent;            // When it left the last hop, by this machine's clock; set by decode().
     std::vector<std::string>
         keys;  // Transition: the keys that it touches; none named: all of the poll.
     std::variant<std::monostate, Report, Head, Gap> detail;

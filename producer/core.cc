@@ -133,7 +133,11 @@ void Producer::on_reply(std::uint64_t id, const Result<http::Response>& reply, N
     }
     const Pending pending = std::move(it->second);
     pending_.erase(it);
-    finish(pending, judge(reply, id), now);
+    // An answer that waited in front of a frozen process is no newer than the deadline it missed.
+    const bool late = now.mono >= pending.deadline;
+    finish(pending,
+           late ? no_answer(elapsed(pending.started.mono, pending.deadline)) : judge(reply, id),
+           now);
 }
 
 void Producer::on_protocol(const protocol::Any& message, Now now) {

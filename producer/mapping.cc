@@ -180,25 +180,29 @@ Mapped map_as_is(const PollSettings& poll, const json::value& result) {
     return one(poll.key, std::move(data));
 }
 
+constexpr std::array<std::string_view, 5> kSystemRequired = {"hostname", "uptime", "cpu_usage",
+                                                             "memory_usage", "load_average"};
+
 Mapped map_system(const PollSettings& poll, const json::value& result) {
     const json::object& answer = object_at(result, "result");
+    for (const std::string_view required : kSystemRequired) {
+        if (member(answer, required) == nullptr) {
+            // Part of an answer would take the place of the whole one before it.
+            throw Malformed{"result lacks " + std::string(required)};
+        }
+    }
     json::object data;
     take(answer, kSystemFields, "result", data);
-    if (const json::value* memory = member(answer, "memory_usage")) {
-        take(object_at(*memory, "result.memory_usage"), kMemoryFields, "result.memory_usage", data);
-    }
-    if (const json::value* load = member(answer, "load_average")) {
-        json::object loads;
-        take(object_at(*load, "result.load_average"), kLoadFields, "result.load_average", loads);
-        data["load_average"] = std::move(loads);
-    }
+    take(object_at(answer.at("memory_usage"), "result.memory_usage"), kMemoryFields,
+         "result.memory_usage", data);
+    json::object loads;
+    take(object_at(answer.at("load_average"), "result.load_average"), kLoadFields,
+         "result.load_average", loads);
+    data["load_average"] = std::move(loads);
     if (const json::value* disks = member(answer, "disk_usage")) {
         if (!array_at(disks, "result.disk_usage").empty()) {
             data["disks"] = *disks;
         }
-    }
-    if (data.empty()) {
-        throw Malformed{"result has none of the members of system.status"};
     }
     return one(poll.key, std::move(data));
 }

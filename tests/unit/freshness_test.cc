@@ -13,13 +13,13 @@ class FreshnessTest : public testing::Test {
         Report report = made();
         report.ok = true;
         report.as_of = AsOf{now_.wall, now_.mono};
-        return freshness_.on_report("nas", report, ++seq_, now_);
+        return freshness_.on_report("nas", report, ++seq_, now_.mono, now_);
     }
     std::optional<Change> bad(const std::string& code, const std::string& source = "engine") {
         Report report = made();
         report.code = code;
         report.source = source;
-        return freshness_.on_report("nas", report, ++seq_, now_);
+        return freshness_.on_report("nas", report, ++seq_, now_.mono, now_);
     }
     static Report made() {
         Report report;
@@ -28,10 +28,10 @@ class FreshnessTest : public testing::Test {
         report.interval = Seconds{5};
         return report;
     }
-    void head() { freshness_.on_head("nas", now_); }
+    void head() { freshness_.on_head("nas", now_.mono, now_); }
     std::optional<Change> vouch(const std::string& topic) {
         head();
-        return freshness_.vouch("nas", topic, AsOf{now_.wall, now_.mono}, now_);
+        return freshness_.vouch("nas", topic, AsOf{now_.wall, now_.mono}, now_.mono, now_);
     }
     std::vector<Change> tick() { return freshness_.on_tick(now_); }
     void advance(Millis by) {
@@ -94,11 +94,11 @@ TEST_F(FreshnessTest, AFailedReportWithoutKeysKeepsThoseOfTheLastGoodAnswer) {
     Report report = made();
     report.ok = true;
     report.keys = {{"a"}};
-    freshness_.on_report("nas", report, 1, now_);
+    freshness_.on_report("nas", report, 1, now_.mono, now_);
     bad("RPC_DISCONNECT");
     EXPECT_EQ(report.keys, freshness_.find("nas", "p")->report.keys);
     report.keys.reset();
-    freshness_.on_report("nas", report, 3, now_);
+    freshness_.on_report("nas", report, 3, now_.mono, now_);
     EXPECT_FALSE(freshness_.find("nas", "p")->report.keys);
 }
 
@@ -112,7 +112,7 @@ TEST_F(FreshnessTest, AnUnsupportedMethodIsDown) {
     declare();
     Report report = made();
     report.unsupported = true;
-    ASSERT_TRUE(freshness_.on_report("nas", report, 1, now_));
+    ASSERT_TRUE(freshness_.on_report("nas", report, 1, now_.mono, now_));
     EXPECT_EQ(Quality::kDown, age().quality);
     EXPECT_EQ("METHOD_NOT_FOUND", age().reason);
     EXPECT_EQ("engine", age().source);
@@ -156,6 +156,39 @@ TEST_F(FreshnessTest, WhatSilenceMadeStaleOnlyAReportMakesLiveAgain) {
     EXPECT_EQ("PRODUCER_SILENT", age().reason);
     ASSERT_TRUE(good());
     EXPECT_EQ(Quality::kLive, age().quality);
+}
+
+TEST_F(FreshnessTest, AReportThatWaitedAsLongAsASilenceMakesNothingLive) {
+    declare();
+    good();
+    advance(Seconds{7});
+    tick();
+    ASSERT_EQ("PRODUCER_SILENT", age().reason);
+    Report report = made();  // Made before a freeze of 5 s, after which it is read.
+    report.ok = true;
+    report.as_of = AsOf{now_.wall - Seconds{5}, now_.mono - Seconds{5}};
+    EXPECT_FALSE(
+        freshness_.on_report("nas", report, ++seq_, now_.mono - Seconds{5}, now_).has_value());
+    freshness_.on_head("nas", now_.mono - Seconds{4}, now_);
+    EXPECT_TRUE(tick().empty());
+    EXPECT_EQ(Quality::kStale, age().quality);
+    EXPECT_EQ(now_.mono - Seconds{5}, age().as_of->mono) << "what it says of the past is true";
+    ASSERT_TRUE(good());
+    EXPECT_EQ(Quality::kLive, age().quality);
+}
+
+TEST_F(FreshnessTest, AReportThatWaitedAsLongAsItsPollMayBeSilentMakesNothingLive) {
+    declare();
+    good();
+    live_through(Seconds{13});
+    ASSERT_EQ("POLL_SILENT", age().reason);
+    Report report = made();
+    report.ok = true;
+    report.as_of = AsOf{now_.wall, now_.mono};
+    EXPECT_FALSE(
+        freshness_.on_report("nas", report, ++seq_, now_.mono - Seconds{12}, now_).has_value());
+    EXPECT_TRUE(
+        freshness_.on_report("nas", report, ++seq_, now_.mono - Seconds{11}, now_).has_value());
 }
 
 TEST_F(FreshnessTest, TheDeadlineIsTheNextSilence) {
@@ -226,9 +259,9 @@ TEST_F(FreshnessTest, StateThatNoPollFeedsIsAsOldAsTheNewestHeadThatVouchedForIt
     const std::uint64_t seq = freshness_.find("nas", "state:a")->report_seq;
     EXPECT_EQ(newest.mono, freshness_.find("nas", "state:a")->age.as_of->mono);
     advance(Seconds{1});
-    freshness_.vouch("nas", "a", AsOf{newest.wall, newest.mono - Seconds{5}}, now_);
+    freshness_.vouch("nas", "a", AsOf{newest.wall, newest.mono - Seconds{5}}, now_.mono, now_);
     EXPECT_EQ(newest.mono, freshness_.find("nas", "state:a")->age.as_of->mono) << "never older";
-    freshness_.vouch("nas", "a", std::nullopt, now_);
+    freshness_.vouch("nas", "a", std::nullopt, now_.mono, now_);
     EXPECT_EQ(newest.mono, freshness_.find("nas", "state:a")->age.as_of->mono);
     EXPECT_EQ(seq + 2, freshness_.find("nas", "state:a")->report_seq);
     advance(Seconds{3});
@@ -253,7 +286,7 @@ TEST_F(FreshnessTest, NoReportSpeaksForStateThatNoPollFeeds) {
     Report report = made();
     report.poll = "state:a";
     report.ok = true;
-    EXPECT_FALSE(freshness_.on_report("nas", report, 1, now_));
+    EXPECT_FALSE(freshness_.on_report("nas", report, 1, now_.mono, now_));
     EXPECT_EQ(Quality::kStale, freshness_.find("nas", "state:a")->age.quality);
 }
 

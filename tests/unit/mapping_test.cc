@@ -53,30 +53,54 @@ TEST(MapSystem, TheRecordedAnswerHasTheContractsMembers) {
               json::value(only(answer)));
 }
 
+/// The recorded answer with members replaced; null leaves one out.
+json::value system_with(const char* members) {
+    json::object answer = captured_result("system_status").as_object();
+    const json::value changes = json::parse(members);
+    for (const auto& [name, value] : changes.as_object()) {
+        if (value.is_null()) {
+            answer.erase(name);
+        } else {
+            answer[name] = value;
+        }
+    }
+    return answer;
+}
+
+std::string system_error(const char* members) {
+    return error(poll("system"), json::serialize(system_with(members)).c_str());
+}
+
 TEST(MapSystem, DisksAreTakenOverWhereTheEngineTells) {
-    const json::object data = only(
-        mapped(poll("system"), json::parse(R"({"hostname":"nas","disk_usage":[{"path":"/"}]})")));
+    const json::object data =
+        only(mapped(poll("system"), system_with(R"({"disk_usage":[{"path":"/"}]})")));
     EXPECT_EQ("/", data.at("disks").at(0).at("path").as_string());
 }
 
 TEST(MapSystem, AMemberOfTheWrongTypeMakesTheAnswerUnusableByName) {
-    const PollSettings system = poll("system");
-    EXPECT_EQ("result.uptime is not a number", error(system, R"({"hostname":"a","uptime":"1"})"));
-    EXPECT_EQ("result.hostname is not a string", error(system, R"({"hostname":1})"));
-    EXPECT_EQ("result.memory_usage is not an object", error(system, R"({"memory_usage":[]})"));
+    EXPECT_EQ("result.uptime is not a number", system_error(R"({"uptime":"1"})"));
+    EXPECT_EQ("result.hostname is not a string", system_error(R"({"hostname":1})"));
+    EXPECT_EQ("result.memory_usage is not an object", system_error(R"({"memory_usage":[]})"));
     EXPECT_EQ("result.memory_usage.used is not a number",
-              error(system, R"({"memory_usage":{"used":true}})"));
-    EXPECT_EQ("result is not an object", error(system, "[1,2,3]"));
-    EXPECT_EQ("result has none of the members of system.status", error(system, R"({"a":1})"));
+              system_error(R"({"memory_usage":{"used":true}})"));
+    EXPECT_EQ("result is not an object", error(poll("system"), "[1,2,3]"));
+}
+
+TEST(MapSystem, PartOfAnAnswerIsNoAnswer) {
+    EXPECT_EQ("result lacks hostname", error(poll("system"), R"({"a":1})"));
+    for (const std::string name :
+         {"hostname", "uptime", "cpu_usage", "memory_usage", "load_average"}) {
+        EXPECT_EQ("result lacks " + name, system_error(("{\"" + name + "\":null}").c_str()));
+    }
 }
 
 TEST(MapSystem, BytesAreWholeNumbers) {
     const json::object data = only(
-        mapped(poll("system"), json::parse(R"({"memory_usage":{"used":3.0e8,"total":1e12}})")));
+        mapped(poll("system"), system_with(R"({"memory_usage":{"used":3.0e8,"total":1e12}})")));
     EXPECT_EQ(300'000'000, data.at("memory_used").as_int64());
     EXPECT_EQ(1'000'000'000'000, data.at("memory_total").as_int64());
     EXPECT_EQ("result.memory_usage.used is not a whole number",
-              error(poll("system"), R"({"memory_usage":{"used":1e300}})"));
+              system_error(R"({"memory_usage":{"used":1e300}})"));
 }
 
 TEST(MapJobs, EachRecordedListIsCompleteAndMaps) {

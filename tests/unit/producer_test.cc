@@ -245,8 +245,12 @@ World::Behaviour wrong_id() {
 }
 /// A status that changes with each answer.
 World::Behaviour ticking() {
-    return answers([n = 0](const json::value&) mutable {
-        return json::value{{"hostname", "nas"}, {"uptime", ++n}, {"timestamp", "now"}};
+    return answers([n = 0](const json::value&) mutable -> json::value {
+        json::object status = captured_result("system_status").as_object();
+        status["hostname"] = "nas";
+        status["uptime"] = ++n;
+        status["timestamp"] = "now";
+        return status;
     });
 }
 json::value job_list(const std::vector<std::string>& ids, int hidden = 0) {
@@ -418,6 +422,26 @@ TEST(Schedule, AFailureIsReportedAtTheDeadline) {
     EXPECT_EQ("no answer within 3s", world.last_report(kSystem).message);
 }
 
+TEST(Schedule, AnAnswerThatIsReadAfterItsDeadlineIsNone) {
+    World world(settings_with({system_poll()}));
+    std::uint64_t asked = 0;
+    world.everything([&](std::uint64_t id, const json::value&) {
+        asked = id;
+        return std::nullopt;
+    });
+    world.start();
+    world.run_until(1s);
+    // A freeze of 20 s; then the socket is ready before the timer is looked at.
+    const Now late{world.now().mono + 20s, world.now().wall + 20s};
+    const std::string body =
+        json::serialize(json::object{{"result", captured_result("system_status")}, {"id", asked}});
+    world.producer().on_reply(asked, http::Response{.status = 200, .body = body}, late);
+    ASSERT_EQ(1u, world.reports(kSystem).size());
+    EXPECT_FALSE(world.last_report(kSystem).ok);
+    EXPECT_EQ("no answer within 3s", world.last_report(kSystem).message);
+    EXPECT_TRUE(world.published(kSystem).empty());
+}
+
 TEST(Schedule, ReadyIsWhenEachPollHasAnsweredOrFailedOnce) {
     World world(settings_with({system_poll(), agents_poll()}));
     world.everything(ticking());
@@ -478,7 +502,7 @@ TEST(Values, AnAnswerThatCannotBeUsedOverwritesNothingAndIsThePollsOwnFailure) {
     world.run_until(6s);
     EXPECT_EQ(1u, world.published(kSystem).size());
     EXPECT_EQ("SYSTEM_STATUS_FAILED", world.last_report(kSystem).code);
-    EXPECT_EQ("the engine's answer cannot be used: result.uptime is not a number",
+    EXPECT_EQ("the engine's answer cannot be used: result lacks cpu_usage",
               world.last_report(kSystem).message);
     EXPECT_EQ(as_of->wall, world.last_report(kSystem).as_of->wall);
     EXPECT_EQ(1u, world.breaker(kSystem).failures());
