@@ -80,7 +80,8 @@ std::string_view trimmed(std::string_view text) {
 
 /// The first part of a list for which `wanted` gives something.
 template <class Wanted>
-std::optional<std::string_view> find_part(std::string_view list, char separator, Wanted wanted) {
+std::optional<std::string_view> find_part(std::string_view list, char separator,
+                                          const Wanted& wanted) {
     while (!list.empty()) {
         const std::size_t end = std::min(list.find(separator), list.size());
         if (const std::optional<std::string_view> found = wanted(trimmed(list.substr(0, end)))) {
