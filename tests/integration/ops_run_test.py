@@ -190,6 +190,45 @@ def test_a_killed_process_comes_back_and_gets_ready(running, which):
     assert others == {key: pid for key, pid in before.items() if key != name}
 
 
+def clone_of_ops(folder, system_data):
+    """Another clone, in which the system's data folder is `system_data`."""
+    (folder / "ops").mkdir(parents=True)
+    for name in ("run", "instance.sh", "lib.sh"):
+        text = (PROJECT / "ops" / name).read_text()
+        if name == "run":
+            assert "=/var/lib/sigmacast" in text
+            text = text.replace("/var/lib/sigmacast", str(system_data))
+        (folder / "ops" / name).write_text(text)
+    return ["bash", str(folder / "ops/run")]
+
+
+def asked(line, environment):
+    clean = {key: value for key, value in environment.items() if key != "SIGMAVAULT_PORT"}
+    return subprocess.run(line, env=clean, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_another_clone_neither_sees_nor_stops_what_runs_in_the_systems_folder(running):
+    before = running.pids()
+    other = clone_of_ops(running.folder / "clone", running.data)
+    status = asked(other + ["--status"], running.environment)
+    assert status.returncode == 3 and str(running.folder / "clone/data") in status.stdout
+    stop = asked(other + ["--stop"], running.environment)
+    assert stop.returncode == 0 and "does not run" in stop.stdout
+    if os.geteuid() == 0:
+        as_nobody = ["setpriv", "--reuid", "nobody", "--clear-groups", *other]
+        assert asked(as_nobody + ["--status"], running.environment).returncode == 3
+    assert running.pids() == before
+
+
+def test_a_clone_that_the_owner_cannot_reach_finds_what_runs_in_the_systems_folder(running):
+    if os.geteuid() != 0:
+        pytest.skip("not root")
+    closed = running.folder / "closed"
+    closed.mkdir(mode=0o700)
+    status = asked(clone_of_ops(closed / "clone", running.data) + ["--status"], running.environment)
+    assert status.returncode == 0, status.stdout + status.stderr
+
+
 def test_an_edge_is_added_while_the_others_serve_on(running):
     before = running.pids()
     added = running.run("--add-edge")
@@ -216,6 +255,9 @@ def test_stop_also_ends_what_a_killed_supervisor_left_behind(instance):
     os.kill(instance.pids()["supervisord"], signal.SIGKILL)
     wait_for("the supervisor's end", lambda: "supervisord" not in instance.pids())
     assert "broker" in instance.pids()
+    status = instance.run("--status")
+    assert status.returncode == 1 and len(status.stdout.splitlines()) == 1
+    assert "still run without supervisor" in status.stdout and "--stop ends them" in status.stdout
     again = instance.run("--detach")
     assert again.returncode == 1 and "--stop ends them" in again.stderr
     assert instance.run("--stop").returncode == 0
