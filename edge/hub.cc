@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "common/codec.h"
+#include "common/log.h"
 
 namespace sigmacast::edge {
 namespace {
@@ -88,6 +89,24 @@ Bytes Hub::make(std::string_view payload) {
     return frame(payload);
 }
 
+Bytes Hub::make_value(const Value& value, Dialect dialect, Now now, bool replay) {
+    Bytes made = make(render_value(value, cache_.effective(value.age), dialect, now, replay));
+    if (made->size() <= options_.queue.bytes_max) {
+        return made;
+    }
+    ++counters_.too_large;
+    if (!too_large_logged_ || now.mono - *too_large_logged_ >= kTooLargeLogInterval) {
+        too_large_logged_ = now.mono;
+        log_warn("a message is too large for clients and was not sent; REST serves its value",
+                 {{"topic", value.stream->topic},
+                  {"origin", value.stream->origin},
+                  {"key", value.key},
+                  {"bytes", made->size()},
+                  {"limit", options_.queue.bytes_max}});
+    }
+    return nullptr;
+}
+
 // --- Sessions ---------------------------------------------------------------------------------
 
 Session& Hub::open(Dialect dialect, Now now, std::optional<Grant> grant) {
@@ -154,10 +173,10 @@ void Hub::push_state(Session& session, const std::vector<std::string>& topics, N
     std::size_t bytes = 0;
     for (const std::string& topic : topics) {
         for (const Value* value : state_of(session, topic)) {
-            frames.push_back(
-                {make(render_value(*value, cache_.effective(value->age), Dialect::kLegacy, now)),
-                 value->stream, value->seq, value->slot});
-            bytes += frames.back().frame->size();
+            if (Bytes made = make_value(*value, Dialect::kLegacy, now)) {
+                bytes += made->size();
+                frames.push_back({std::move(made), value->stream, value->seq, value->slot});
+            }
         }
     }
     session.allow(bytes);
@@ -476,10 +495,23 @@ void Hub::answer_subscribe(Session& session, std::string_view id,
                            const std::vector<std::string>& topics, std::string_view cause, Now now,
                            const std::vector<std::string>& denied) {
     std::vector<Outgoing> frames;
+    std::vector<Outgoing> left_out;  // Notes of what is too large to be among them.
     std::size_t bytes = 0;
     std::string data = "{\"topics\":{";
     for (const std::string& topic : topics) {
         const std::vector<const Value*> values = state_of(session, topic);
+        const std::size_t first = frames.size();
+        for (const Value* value : values) {
+            if (Bytes made = make_value(*value, Dialect::kV1, now, true)) {
+                bytes += made->size();
+                frames.push_back({std::move(made), value->stream, value->seq, 0});
+            } else if (value->seq != 0) {
+                left_out.push_back(
+                    {make(render_skipped(*value->stream, value->seq, value->seq, "too_large", now)),
+                     nullptr, 0, 0});
+                bytes += left_out.back().frame->size();
+            }
+        }
         if (data.back() != '{') {
             data += ',';
         }
@@ -491,18 +523,12 @@ void Hub::answer_subscribe(Session& session, std::string_view id,
                       : topic == "*" || known_topic(topic) ? "live"
                                                            : "unknown");
         if (snapshot) {
-            append_member(data, "count", std::uint64_t{values.size()});
+            append_member(data, "count", std::uint64_t{frames.size() - first});
             if (!cause.empty()) {
                 append_member(data, "cause", cause);
             }
         }
         data += '}';
-        for (const Value* value : values) {
-            frames.push_back(
-                {make(render_value(*value, cache_.effective(value->age), Dialect::kV1, now, true)),
-                 value->stream, value->seq, 0});
-            bytes += frames.back().frame->size();
-        }
     }
     for (const std::string& topic : denied) {
         data += data.back() == '{' ? "" : ",";
@@ -513,6 +539,7 @@ void Hub::answer_subscribe(Session& session, std::string_view id,
     const Bytes answer = make(render_plain("subscribed", id, data, {}, now));
     session.allow(bytes + answer->size());
     push(session, {answer, nullptr, 0, 0}, now);
+    frames.insert(frames.end(), left_out.begin(), left_out.end());
     for (const Outgoing& item : frames) {
         push(session, item, now);
     }
@@ -573,10 +600,12 @@ void Hub::on_value(const Message& message, Now now) {
     }
     const Value& value = **put;
     if (has_listeners(message.topic, Dialect::kV1)) {
-        push_topic(message.topic, Dialect::kV1,
-                   {make(render_value(value, cache_.effective(value.age), Dialect::kV1, now)),
-                    value.stream, value.seq, value.slot, value.final},
-                   now);
+        if (Bytes made = make_value(value, Dialect::kV1, now)) {
+            push_topic(message.topic, Dialect::kV1,
+                       {std::move(made), value.stream, value.seq, value.slot, value.final}, now);
+        } else {
+            tell_skipped(message, "too_large", now);
+        }
     }
     const bool state = value.kind == Kind::kValue;
     const bool rendered_at_report = state && !value.final && !is_state_poll(value.poll) &&
@@ -597,11 +626,12 @@ void Hub::tell_skipped(const Message& message, std::string_view why, Now now) {
 }
 
 void Hub::send_legacy(const Value& value, Now now) {
-    if (has_listeners(value.stream->topic, Dialect::kLegacy)) {
+    if (!has_listeners(value.stream->topic, Dialect::kLegacy)) {
+        return;
+    }
+    if (Bytes made = make_value(value, Dialect::kLegacy, now)) {
         push_topic(value.stream->topic, Dialect::kLegacy,
-                   {make(render_value(value, cache_.effective(value.age), Dialect::kLegacy, now)),
-                    value.stream, value.seq, value.slot, value.final},
-                   now);
+                   {std::move(made), value.stream, value.seq, value.slot, value.final}, now);
     }
 }
 

@@ -51,6 +51,7 @@ struct HubCounters {
     std::uint64_t encodes = 0;        // Frames built; what is shared counts once.
     std::uint64_t slow_closed = 0;    // Clients closed for being too slow.
     std::uint64_t not_encodable = 0;  // Values or events that could not become JSON.
+    std::uint64_t too_large = 0;      // Frames over the bound of a client's queue, not sent.
     std::uint64_t client_errors = 0;  // Bad messages of clients.
     std::uint64_t unauthorized = 0;   // Tokens in messages that were refused, or did not come.
     std::uint64_t expired = 0;        // Clients closed as their token had expired.
@@ -61,6 +62,7 @@ class Hub {
     /// How long after a transition the legacy rendering waits for the report that belongs to it.
     static constexpr Millis kRenderDelay{20};
     static constexpr Millis kHeartbeatCheck{500};
+    static constexpr Millis kTooLargeLogInterval{60'000};
     static constexpr Millis kReconnectHintMin{200};
     static constexpr Millis kReconnectHintMax{2'000};
 
@@ -150,6 +152,8 @@ class Hub {
     void heartbeats(Now now);
     void touch(Session& session);
     Bytes make(std::string_view payload);
+    /// Null where it is larger than what may wait for a client: it is sent to nobody.
+    Bytes make_value(const Value& value, Dialect dialect, Now now, bool replay = false);
 
     HubOptions options_;
     Random random_;
@@ -166,6 +170,7 @@ class Hub {
     std::uint64_t bookmark_ = 0;
     bool snapshot_seen_ = false;
     Mono next_heartbeat_check_{};
+    std::optional<Mono> too_large_logged_;
 };
 
 }  // namespace sigmacast::edge

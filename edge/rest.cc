@@ -323,6 +323,8 @@ void Rest::update_metrics(Now now) {
           static_cast<double>(parts_.hub.waiting()));
     count("sigmacast_edge_not_encodable_total", "Events that could not become JSON",
           hub.not_encodable);
+    count("sigmacast_edge_too_large_total", "Messages too large for a client's queue, not sent",
+          hub.too_large);
     count("sigmacast_edge_not_kept_total", "Values passed on without room to keep them",
           cache.not_kept());
     count("sigmacast_edge_gaps_total", "Ranges asked of the broker", upstream.gaps);

@@ -144,6 +144,12 @@ bool Session::send_data(const Outgoing& item) {
     if (closing_) {
         return true;
     }
+    if (item.frame->size() > limits_.bytes_max) {
+        if (item.seq != 0) {
+            skip(*item.stream, item.seq);
+        }
+        return true;
+    }
     if (!conflating_ &&
         data_bytes_ + item.frame->size() > std::min(kConflateBytes, limits_.bytes_max / 2)) {
         start_conflating();

@@ -4,7 +4,8 @@
 // data. A client that keeps up has an empty data queue. One that falls behind kConflateBytes has
 // its state conflated: a newer value takes the place of a waiting one of the same slot and moves to
 // the tail, and a v1 client is told which positions were left out (`skipped`, before the next frame
-// of that stream). Over bytes_max even so, it is to be closed (4102).
+// of that stream). Over bytes_max even so, it is to be closed (4102). A single frame over bytes_max
+// is no fault of the client's: it is never queued.
 //
 // Pure. Runs on: the loop. The Hub decides who gets what; this class only queues. Bounds:
 // QueueLimits; while wants_reading() is false the adapter does not read from the client, so answers
@@ -56,8 +57,11 @@ struct ClientMessage {
 /// Accepts every shape of subscribe and unsubscribe that CONTRACT names. Never throws.
 ClientMessage parse_client_message(std::string_view text);
 
+/// Of what waits for one client, and so of one frame.
+inline constexpr std::size_t kQueueBytesMax = 4u << 20;
+
 struct QueueLimits {
-    std::size_t bytes_max = 4u << 20;
+    std::size_t bytes_max = kQueueBytesMax;
     std::size_t items_max = 65'536;
     std::size_t control_bytes_max = 64u << 10;  // Beyond it nothing is read from the client.
 };
@@ -97,8 +101,8 @@ class Session {
     bool touched = false;  // The Hub's: something was queued since the last take_touched().
 
     void send_control(Bytes frame);
-    /// False: it would be over its bound. Nothing was queued, and everything that waited is gone;
-    /// close it.
+    /// A frame larger than the bound is left out. False: it would be over its bound. Nothing was
+    /// queued, and everything that waited is gone; close it.
     [[nodiscard]] bool send_data(const Outgoing& item);
     /// The next `bytes` of data do not count against the bound: an answer that the client asked
     /// for.

@@ -368,6 +368,49 @@ TEST_F(HubTest, WhatCannotBecomeJsonIsSkippedAndTheFeedGoesOn) {
     EXPECT_EQ(messages[0].at("data").at("why"), "not_encodable");
 }
 
+TEST_F(HubTest, WhatIsLargerThanAClientsQueueIsSkippedClosesNobodyAndTheFeedGoesOn) {
+    HubOptions options;
+    options.queue.bytes_max = 2'000;
+    make_hub(std::move(options));
+    join();
+    Session& session = v1();
+    Session& star = v1("*");
+    Session& old = legacy();
+    Message large = value({.seq = 2}, clock_.now());
+    large.data = std::make_shared<const std::string>(std::string("\x81\xa1n\xda\x0b\xb8", 6) +
+                                                     std::string(3'000, '\n'));
+    apply(large);
+    poll({}, 2, live(clock_.now()));
+    for (Session* each : {&session, &star}) {
+        const auto messages = read(*each);
+        ASSERT_THAT(types(messages), ::testing::Contains("skipped"));
+        const Object& data = messages[0].at("data").as_object();
+        EXPECT_EQ(data.at("why"), "too_large");
+        EXPECT_EQ(data.at("from"), 2);
+        EXPECT_FALSE(each->closing());
+    }
+    wait(Millis{1'000});
+    EXPECT_FALSE(old.closing());
+    EXPECT_THAT(types(old), ::testing::Not(::testing::Contains("system.status")));
+    EXPECT_GT(hub_->counters().too_large, 0u);
+    EXPECT_EQ(hub_->counters().slow_closed, 0u);
+    EXPECT_NE(hub_->cache().find("nas", "system.status", ""), nullptr) << "for REST";
+
+    // Nor does the answer to a subscription count it.
+    Session& late = hub_->open(Dialect::kV1, clock_.now());
+    read(late);
+    say(late, R"({"type":"subscribe","data":{"types":["system.status"]}})");
+    const auto answer = read(late);
+    ASSERT_THAT(types(answer), ElementsAre("subscribed", "skipped"));
+    const Object& topics = answer[0].at("data").at("topics").as_object();
+    EXPECT_EQ(topics.at("system.status").at("count"), 0);
+    EXPECT_EQ(answer[1].at("data").at("why"), "too_large");
+    EXPECT_THAT(types(hub_->open(Dialect::kLegacy, clock_.now())), ElementsAre("notification"));
+
+    apply(value({.seq = 3}, clock_.now()));
+    EXPECT_THAT(types(session), ::testing::Contains("system.status"));
+}
+
 TEST_F(HubTest, ANewSnapshotIsTheAnswerToEverySubscriptionAgain) {
     join();
     Session& session = v1();

@@ -178,6 +178,19 @@ TEST_F(SessionTest, OverItsBoundNothingIsKept) {
     EXPECT_EQ(session_.queued_bytes(), 0u);
 }
 
+TEST_F(SessionTest, AFrameLargerThanTheBoundIsLeftOutAndClosesNobody) {
+    const auto oversized = [&](std::uint64_t seq) {
+        return session_.send_data({big('L', 1'001), &stream_, seq, 1});
+    };
+    EXPECT_TRUE(oversized(1));
+    EXPECT_TRUE(push(2, 1, 'a'));
+    EXPECT_TRUE(oversized(3)) << "nor with something waiting";
+    session_.allow(5'000);
+    EXPECT_TRUE(oversized(4)) << "nor as an answer";
+    EXPECT_TRUE(push(5, 1, 'b'));
+    EXPECT_EQ(sent(), "[1-1]a[3-4]b");
+}
+
 TEST_F(SessionTest, AnAnswerThatWasAskedForMayBeLargerThanTheBound) {
     session_.allow(2'000);
     for (std::uint64_t seq = 1; seq <= 20; ++seq) {
