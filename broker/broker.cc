@@ -36,7 +36,8 @@ void make_volatile(Message& message) {
 
 Broker::Broker(storage::Loaded loaded, BrokerOutputs& outputs, Random random)
     : outputs_(outputs),
-      ingest_(std::move(random)),
+      ingest_(random),
+      random_(std::move(random)),
       epoch_(std::move(loaded.epoch)),
       pos_(loaded.pos),
       committed_pos_(loaded.pos),
@@ -44,7 +45,8 @@ Broker::Broker(storage::Loaded loaded, BrokerOutputs& outputs, Random random)
     ingest_.restore(loaded.origins, loaded.streams);
     for (const storage::StreamRecord& stream : loaded.streams) {
         if (stream.kind != storage::StreamKind::kReport) {
-            streams_[{stream.origin, stream.topic}] = {stream.seq, stream.seq};
+            const bool events = stream.kind == storage::StreamKind::kEvent;
+            streams_[{stream.origin, stream.topic}] = {stream.seq, stream.seq, stream.seq, events};
         }
     }
     for (Message& value : loaded.values) {
@@ -200,19 +202,19 @@ void Broker::take(Ingest::Actions actions, Now now) {
 }
 
 void Broker::take_beat(const Ingest::Beat& beat, Now now) {
-    freshness_.on_head(beat.origin, beat.sent, now);
+    freshness_.on_head(beat.origin, now);
     for (const std::string& topic : beat.topics) {
         if (freshness_.find(beat.origin, state_poll(topic)) != nullptr) {
-            vouch(beat.origin, topic, beat.as_of, beat.sent, now);
+            vouch(beat.origin, topic, beat.as_of, now);
         }
     }
 }
 
 /// A newer age alone is not worth a commit: it is written with the next change.
 void Broker::vouch(const std::string& origin, const std::string& topic,
-                   const std::optional<AsOf>& as_of, Mono sent, Now now) {
+                   const std::optional<AsOf>& as_of, Now now) {
     const Name name{origin, state_poll(topic)};
-    const auto change = freshness_.vouch(origin, topic, as_of, sent, now);
+    const auto change = freshness_.vouch(origin, topic, as_of, now);
     if (change) {
         take_change(*change, now);
     } else if (const auto visible = visible_polls_.find(name);
@@ -263,18 +265,16 @@ void Broker::take_value(Message message, Now now) {
         }
     }
     const std::optional<AsOf> as_of = message.age.as_of;
-    const Mono sent = message.sent;
     message.age.quality = Quality::kLive;
     add(std::move(message));
     if (unpolled) {
-        vouch(stream.first, stream.second, as_of, sent, now);
+        vouch(stream.first, stream.second, as_of, now);
     }
 }
 
 void Broker::take_report(Message message, Now now) {
     const std::string poll = message.report().poll;
-    const auto change = freshness_.on_report(message.origin, message.report(), message.seq,
-                                             message.sent, now);
+    const auto change = freshness_.on_report(message.origin, message.report(), message.seq, now);
     const PollState* state = freshness_.find(message.origin, poll);
     if (state == nullptr) {
         return;
@@ -383,15 +383,17 @@ void Broker::submit(std::size_t known, Now now) {
     flight.polls = std::move(pending_.polls);
     flight.origins = std::move(pending_.origins);
     flight.positions = ingest_.take_positions();
+    flight.epoch = next_epoch_;
     pending_ = {};
 
     auto batch = std::make_shared<storage::Batch>();
     batch->now = now;
+    batch->epoch = flight.epoch;
     for (const std::string& origin : flight.origins) {
         batch->origins.push_back(ingest_.record(origin));
     }
     for (Message& message : flight.messages) {
-        stamp(message);
+        stamp(message, flight.epoch.empty() ? epoch_ : flight.epoch);
         if (is_logged(message)) {
             batch->rows.push_back(message);
         }
@@ -404,11 +406,13 @@ void Broker::submit(std::size_t known, Now now) {
     outputs_.commit(std::move(batch));
 }
 
-void Broker::stamp(Message& message) {
-    message.epoch = epoch_;
+void Broker::stamp(Message& message, const std::string& epoch) {
+    message.epoch = epoch;
     message.durable = true;
     if (is_logged(message)) {
-        message.seq = ++streams_[{message.origin, message.topic}].seq;
+        Stream& stream = streams_[{message.origin, message.topic}];
+        stream.events = stream.events || message.kind == Kind::kEvent;
+        message.seq = ++stream.seq;
         message.pos = ++pos_;
         if (message.kind == Kind::kGap) {
             message.detail = Gap{message.seq, message.gap().why};
@@ -449,6 +453,9 @@ void Broker::on_committed(const Result<storage::Committed>& result, Now now) {
         }
     }
     committed_pos_ = pos_;
+    if (!flight.epoch.empty()) {
+        adopt_epoch(std::move(flight.epoch), now);
+    }
     for (auto& [name, poll] : flight.polls) {
         visible_polls_[name] = std::move(poll);
     }
@@ -458,7 +465,24 @@ void Broker::on_committed(const Result<storage::Committed>& result, Now now) {
     for (Outgoing& outgoing : ingest_.acknowledge(flight.positions)) {
         outputs_.reply(outgoing.peer, std::move(outgoing.message));
     }
+    if (next_epoch_.empty()) {
+        for (const auto& [peer, request] : std::exchange(waiting_, {})) {
+            answer_snapshot(peer, request);
+        }
+    }
     finish(now);
+}
+
+void Broker::adopt_epoch(std::string epoch, Now now) {
+    renewed_from_ = std::exchange(epoch_, std::move(epoch));
+    next_epoch_.clear();
+    for (auto& [name, keys] : state_) {
+        for (auto& [key, value] : keys) {
+            value.epoch = epoch_;
+        }
+    }
+    next_head_ = now.mono;  // The other edges are told at once.
+    log_warn("the log has a new epoch", {{"epoch", epoch_}, {"before", renewed_from_}});
 }
 
 void Broker::make_visible(Message& message) {
@@ -665,13 +689,36 @@ void Broker::on_ask(const std::string& peer, const protocol::Ask& ask, Now now) 
 
 void Broker::on_snapshot_request(const std::string& peer,
                                  const protocol::SnapshotRequest& request) {
+    const bool rewound =
+        request.epoch == epoch_ && request.pos > committed_pos_ && request.pos <= sequence::kSeqMax;
+    if (!rewound) {
+        answer_snapshot(peer, request);
+        return;
+    }
+    if (next_epoch_.empty()) {
+        log_warn(
+            "the log lacks what an edge was sent: it is older than it was, or its disk lost "
+            "rows; it gets a new epoch, and clients start from a snapshot",
+            {{"pos", committed_pos_}, {"sent", request.pos}, {"epoch", epoch_}});
+        next_epoch_ = random_.hex(16);
+    }
+    if (waiting_.size() < kWaitingMax) {
+        waiting_.insert_or_assign(peer, request);
+    }
+}
+
+/// An edge that followed the log before its epoch was renewed has dropped what was published since
+/// the start as known already: its snapshot leaves these events out, so that it asks for them.
+void Broker::answer_snapshot(const std::string& peer, const protocol::SnapshotRequest& request) {
+    const bool followed = !renewed_from_.empty() && request.epoch == renewed_from_;
     protocol::Snapshot snapshot;
     snapshot.id = request.id;
     snapshot.epoch = epoch_;
     snapshot.pos = committed_pos_;
     for (const auto& [name, stream] : streams_) {
-        if (stream.committed > 0) {
-            snapshot.streams.push_back({name.first, name.second, stream.committed});
+        const std::uint64_t seq = followed && stream.events ? stream.loaded : stream.committed;
+        if (seq > 0) {
+            snapshot.streams.push_back({name.first, name.second, seq});
         }
     }
     snapshot.polls = polls();

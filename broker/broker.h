@@ -10,6 +10,10 @@
 // database refuses, state is published at once without them, marked durable = false, events stay in
 // their producers' rings, and a commit of everything in force is tried each second.
 //
+// An edge that was sent more than the log holds (a copy was put back, a disk lost what it had
+// acknowledged) makes the log a new one: a commit gives it a new epoch, and only then is that edge
+// answered.
+//
 // Pure: no socket, no thread, no clock. The outputs are called from within the calls below and must
 // not call back.
 #pragma once
@@ -42,6 +46,9 @@ inline constexpr std::size_t kPendingMessagesMax = 20'000;
 inline constexpr std::size_t kKeysMax = 50'000;
 /// Keys that a transition names; of a poll with more it names none, which means all.
 inline constexpr std::size_t kTransitionKeysMax = 4096;
+
+/// Edges that wait for a new epoch of the log; others ask again.
+inline constexpr std::size_t kWaitingMax = 256;
 
 class BrokerOutputs {
  public:
@@ -89,7 +96,7 @@ class Broker {
 
     /// Nothing waits to be committed.
     [[nodiscard]] bool idle() const {
-        return !in_flight_ && pending_.empty() && !ingest_.has_positions();
+        return !in_flight_ && pending_.empty() && !ingest_.has_positions() && next_epoch_.empty();
     }
     [[nodiscard]] bool durable() const { return !degraded_; }
     [[nodiscard]] const std::string& epoch() const { return epoch_; }
@@ -107,6 +114,8 @@ class Broker {
     struct Stream {
         std::uint64_t seq = 0;        // Stamped.
         std::uint64_t committed = 0;  // Visible.
+        std::uint64_t loaded = 0;     // At the start.
+        bool events = false;
     };
     struct Key {
         std::string poll;
@@ -128,6 +137,7 @@ class Broker {
         Polls polls;
         std::set<std::string> origins;
         std::vector<storage::Position> positions;
+        std::string epoch;  // The log's new one; mostly empty.
     };
 
     void restore_state_polls();
@@ -140,7 +150,7 @@ class Broker {
     void take_change(const Change& change, Now now);
     void add(Message message);
     void vouch(const std::string& origin, const std::string& topic,
-               const std::optional<AsOf>& as_of, Mono sent, Now now);
+               const std::optional<AsOf>& as_of, Now now);
     void new_owner(const std::string& origin, Now now);
     [[nodiscard]] PollState with_keys(PollState poll) const;
     void add_transition(const Change& change, Now now);
@@ -153,11 +163,13 @@ class Broker {
     void on_hello(const std::string& peer, const protocol::Hello& hello, Now now);
     void on_ask(const std::string& peer, const protocol::Ask& ask, Now now);
     void on_snapshot_request(const std::string& peer, const protocol::SnapshotRequest& request);
+    void answer_snapshot(const std::string& peer, const protocol::SnapshotRequest& request);
+    void adopt_epoch(std::string epoch, Now now);
 
     void finish(Now now);
     void flush(Now now);
     void submit(std::size_t known, Now now);
-    void stamp(Message& message);
+    void stamp(Message& message, const std::string& epoch);
     void make_visible(Message& message);
     void publish(const Message& message);
     void publish_head(Now now);
@@ -168,10 +180,14 @@ class Broker {
 
     BrokerOutputs& outputs_;
     Ingest ingest_;
+    Random random_;
     Freshness freshness_;
     std::string epoch_;
-    std::uint64_t pos_ = 0;            // Stamped.
-    std::uint64_t committed_pos_ = 0;  // Visible.
+    std::string next_epoch_;    // To be committed; mostly empty.
+    std::string renewed_from_;  // The epoch before a renewal in this run.
+    std::map<std::string, protocol::SnapshotRequest> waiting_;  // By peer, for the next epoch.
+    std::uint64_t pos_ = 0;                                     // Stamped.
+    std::uint64_t committed_pos_ = 0;                           // Visible.
     std::map<Name, Stream> streams_;
 
     std::map<Name, std::map<std::string, Message>> state_;  // Committed: what a snapshot holds.

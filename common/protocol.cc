@@ -156,6 +156,8 @@ Frames write(const Range& range, Mono now) {
 Frames write(const SnapshotRequest& request, Mono) {
     Writer writer = start("get_snapshot");
     writer.number("id", request.id);
+    writer.text("epoch", request.epoch);
+    writer.number("pos", request.pos);
     return alone(std::move(writer));
 }
 
@@ -250,7 +252,8 @@ Any read_range(const Input& in) {
 }
 
 Any read_get_snapshot(const Input& in) {
-    return SnapshotRequest{in.reader.number("id")};
+    return SnapshotRequest{in.reader.number("id"), in.reader.text("epoch"),
+                           in.reader.number("pos")};
 }
 
 Any read_snapshot(const Input& in) {

@@ -11,7 +11,7 @@
 //            commit of that origin
 //            <-          Ask {topic, from, to}                     a gap
 //            ->          Range {topic, range, records, superseded}
-//   edge     -> broker   SnapshotRequest {id}
+//   edge     -> broker   SnapshotRequest {id, epoch, pos}
 //            <-          Snapshot {id, epoch, pos, streams, polls, records}
 //            ->          Ask {id, origin, topic, from, to}
 //            <-          Range {id, origin, topic, epoch, range, records, superseded}
@@ -96,8 +96,12 @@ struct Range {
         0;  // Decoding: records that are not what they should be. Left out, so they count as lost.
 };
 
+/// What the asker was sent before: the highest position of that log epoch. A log that holds less
+/// has lost it, and gets a new epoch before the snapshot is answered.
 struct SnapshotRequest {
     std::uint64_t id = 0;
+    std::string epoch = {};  // Empty: nothing yet.
+    std::uint64_t pos = 0;
 };
 
 struct Snapshot {

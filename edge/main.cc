@@ -54,7 +54,8 @@ class Edge {
                  .ping_interval = settings.edge.ping_interval,
                  .pong_timeout = settings.edge.pong_timeout,
                  .cors_origins = settings.edge.cors_origins,
-                 .access = access_.get()},
+                 .access = access_.get(),
+                 .before_input = [this](Now now) { catch_up(now); }},
                 Random::from_system()),
           rest_({hub_, upstream_, wire_, *access_, metrics_, system_now().mono}),
           timer_(loop_, [this] { on_timer(); }),
@@ -72,9 +73,14 @@ class Edge {
                .body_bytes_max = kRequestBodyMax,
                .origins = settings.edge.cors_origins},
               [this](const http::Request& request, http::Server::Respond respond) {
-                  respond(rest_.answer(request, system_now()));
+                  const Now now = system_now();
+                  catch_up(now);
+                  respond(rest_.answer(request, now));
               },
-              [this](http::Upgrade& upgrade) { return wire_.accept(upgrade); }) {}
+              [this](http::Upgrade& upgrade) {
+                  catch_up(system_now());
+                  return wire_.accept(upgrade);
+              }) {}
 
     int run() {
         if (const auto listening = server_.start(); !listening) {
@@ -115,7 +121,7 @@ class Edge {
             if (incoming.socket == kFeed) {
                 auto message = decode(incoming.frames, sent);
                 if (message) {
-                    apply(upstream_.on_message(std::move(*message), now), now);
+                    apply(upstream_.on_message(std::move(*message), now, incoming.sent), now);
                 } else {
                     undecodable(message.error());
                 }
@@ -134,6 +140,15 @@ class Edge {
     void on_timer() {
         const Now now = system_now();
         handle(upstream_.on_timer(now), now);
+    }
+
+    /// After a freeze, what clients sent meanwhile may come before the timer: no answer may rest on
+    /// a head from before it.
+    void catch_up(Now now) {
+        const auto due = upstream_.deadline();
+        if (due && *due <= now.mono) {
+            handle(upstream_.on_timer(now), now);
+        }
     }
 
     void handle(Upstream::Output output, Now now) {

@@ -37,13 +37,31 @@ void Upstream::request_snapshot(Output& out, Now now) {
     const int doublings = std::min(request_tries_++, 10);
     const Millis wait = std::min(kRequestRetryMin * (1 << doublings), kRequestRetryMax);
     request_again_ = now.mono + wait + random_.upto(wait / 2);
-    out.requests.emplace_back(protocol::SnapshotRequest{++request_id_});
+    out.requests.emplace_back(protocol::SnapshotRequest{++request_id_, epoch_, sent_pos()});
 }
 
-Upstream::Output Upstream::on_message(Message message, Now now) {
+std::uint64_t Upstream::sent_pos() const {
+    return std::max(feed_pos_, snapshot_pos_);
+}
+
+/// The feed's positions never fall. What was under way when the snapshot was made may be below the
+/// snapshot's for a while, but not for long.
+bool Upstream::goes_back(const Message& message, Now now) const {
+    if (message.pos == 0 || message.epoch != epoch_) {
+        return false;
+    }
+    const bool late = elapsed(snapshot_at_, now.mono) >= kUplinkSilence;
+    return message.pos < feed_pos_ || (late && message.pos < snapshot_pos_);
+}
+
+Upstream::Output Upstream::on_message(Message message, Now now, std::optional<Mono> sent) {
     Output out;
     if (message.kind == Kind::kHead) {
-        last_head_ = now.mono;
+        const Mono left = sent.value_or(now.mono);
+        last_head_ = std::max(last_head_.value_or(left), left);
+    }
+    if (!joining_ && goes_back(message, now)) {
+        join(out, now);
     }
     if (joining_) {
         if (message.kind == Kind::kHead) {
@@ -71,6 +89,9 @@ void Upstream::take(Message message, Output& out, Now now) {
             buffer_.push_back(std::move(message));
         }
         return;
+    }
+    if (message.epoch == epoch_) {
+        feed_pos_ = std::max(feed_pos_, message.pos);
     }
     reach(message, out);
     if (message.kind == Kind::kHead) {
@@ -252,7 +273,8 @@ Upstream::Output Upstream::on_reply(protocol::Any reply, Now now) {
 
 void Upstream::apply_snapshot(protocol::Snapshot snapshot, Output& out, Now now) {
     ++counters_.snapshots;
-    const bool same = snapshot.epoch == epoch_;
+    // A broker that does not heed what it is told still has another log than it had.
+    const bool same = snapshot.epoch == epoch_ && snapshot.pos >= sent_pos();
     joining_ = false;
     request_again_.reset();
     request_tries_ = 0;
@@ -260,6 +282,7 @@ void Upstream::apply_snapshot(protocol::Snapshot snapshot, Output& out, Now now)
     if (!same) {
         receivers_.clear();
         head_pos_ = 0;
+        feed_pos_ = 0;
         bookmark_ = 0;
     }
     incomplete_.clear();
@@ -272,6 +295,7 @@ void Upstream::apply_snapshot(protocol::Snapshot snapshot, Output& out, Now now)
     const std::vector<StreamHead> streams = snapshot.streams;
     counters_.unreadable += snapshot.unreadable;
     snapshot_pos_ = snapshot.pos;
+    snapshot_at_ = now.mono;
     reached_ = snapshot_pos_ == 0;
     unsure_.clear();
     out.steps.emplace_back(std::move(snapshot));

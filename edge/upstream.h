@@ -5,7 +5,9 @@
 // arrives meanwhile waits (bounded); then what the snapshot holds is dropped. Afterwards one
 // Receiver per (origin, topic) keeps order and asks for what is missing. A Receiver that gives up,
 // or another log epoch, leads to a new snapshot. No head for kUplinkSilence means that the uplink
-// is down; it is up again when heads return and every hole is filled.
+// is down; it is up again when heads return and every hole is filled. A log that says a position
+// below one that it sent under the same epoch has lost rows: a new snapshot, at once, and the
+// request says how far the log had come, so that it gets a new epoch.
 //
 //     Output out = upstream.on_message(message, now);   // do out.steps in order, send out.requests
 //     timer at upstream.deadline() -> upstream.on_timer(now)
@@ -78,7 +80,9 @@ class Upstream {
     Upstream(Random random, std::vector<std::string> topics);
 
     Output start(Now now);
-    Output on_message(Message message, Now now);
+    /// `sent`: when it left the broker, by this machine's clock; none: now. A head that waited is
+    /// no sign of life of today.
+    Output on_message(Message message, Now now, std::optional<Mono> sent = {});
     Output on_reply(protocol::Any reply, Now now);
     Output on_timer(Now now);
     [[nodiscard]] std::optional<Mono> deadline() const;
@@ -93,6 +97,8 @@ class Upstream {
     using Receiver = sequence::Receiver<Message>;
 
     [[nodiscard]] bool wanted(const std::string& topic) const;
+    [[nodiscard]] std::uint64_t sent_pos() const;
+    [[nodiscard]] bool goes_back(const Message& message, Now now) const;
     Receiver* receiver(const Name& name);
     void join(Output& out, Now now);
     void request_snapshot(Output& out, Now now);
@@ -118,7 +124,9 @@ class Upstream {
     /// tell whether it is older.
     std::vector<Message> unsure_;
     std::uint64_t snapshot_pos_ = 0;
+    Mono snapshot_at_{};
     bool reached_ = true;
+    std::uint64_t feed_pos_ = 0;  // The highest that the feed has brought in this epoch.
     std::string epoch_;
     bool joining_ = false;
     Mono joining_since_{};

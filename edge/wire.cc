@@ -466,6 +466,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
         }
         ++wire_.counters.accepted;
         const Now now = system_now();
+        if (wire_.options.before_input) {
+            wire_.options.before_input(now);
+        }
         heard_ = now.mono;
         schedule_ping(now);
         session_ = &wire_.hub.open(v1_ ? Dialect::kV1 : Dialect::kLegacy, now, std::move(grant_));
@@ -486,12 +489,15 @@ class Connection : public std::enable_shared_from_this<Connection> {
     }
 
     void on_read(error_code ec) {
+        const Now now = system_now();
+        if (!ec && wire_.options.before_input) {
+            wire_.options.before_input(now);  // Before another read may begin.
+        }
         reading_ = false;
         if (ec) {
             finish();
             return;
         }
-        const Now now = system_now();
         heard_ = now.mono;
         if (session_ && !session_->closing()) {
             const auto data = buffer_.data();

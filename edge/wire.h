@@ -13,6 +13,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -35,6 +36,8 @@ struct WireOptions {
     std::vector<std::string> cors_origins = {};
     const Access* access = nullptr;   // Outlives the Wire; null: everyone sees everything.
     std::size_t waiting_max = 1'024;  // Connections that have to send a token yet; then 503.
+    /// Called before a client is let in, and before what one sent is looked at; may flush().
+    std::function<void(Now)> before_input = nullptr;
 };
 
 struct WireCounters {

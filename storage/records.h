@@ -59,6 +59,7 @@ struct Batch {
         rows;  // With seq and pos, in the order of pos: value, event, transition, gap.
     std::vector<Position> positions;
     std::vector<PollState> polls;
+    std::string epoch = {};  // Where it is not empty: the log's epoch from here on.
 };
 
 struct Committed {

@@ -420,6 +420,9 @@ Committed Store::write(const Batch& batch, bool row_by_row) {
         write_poll(poll, stamp, batch.now.mono, changes);
     }
     need(sql_.meta.run("pos", changes.pos));
+    if (!batch.epoch.empty()) {
+        need(sql_.meta.run("log_epoch", batch.epoch));
+    }
     need(transaction.commit());
     pos_ = changes.pos;
     for (auto& [name, stream] : changes.streams) {

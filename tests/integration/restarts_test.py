@@ -1,8 +1,14 @@
 """Each process killed, frozen and restarted: the feed goes on, positions never go back, age stays true."""
 
+import http.client
+import itertools
+import json
+import os
+import shutil
+import threading
 import time
 
-from fault_engine import FaultEngine, status
+from fault_engine import FaultEngine, ok, status
 from harness import INTERVAL, PATIENCE, get, parse_time, until
 from ws_client import rising
 
@@ -219,3 +225,90 @@ def test_a_frozen_broker_is_told_and_taken_back(make_cluster, engine):
         client.wait(transition("live"), after=client.messages.index(stale))
         client.wait(live, after=client.messages.index(stale))
         assert rising([m for m in client.messages if m.type != "transition" or m.pos])
+
+
+def test_a_database_that_comes_back_older_is_a_new_log_and_nothing_that_follows_is_lost(make_cluster, engine):
+    numbers, answered = itertools.count(), {}
+
+    def count(_):
+        number = next(numbers)
+        answered[number] = time.time()
+        return {"n": number}
+    engine.set("agents.scheduler.metrics", ok(count))
+    cluster = make_cluster(engine, polls=["agents.scheduler.metrics"])
+    config, database = cluster.command_config(), str(cluster.database)
+
+    def publish(*events):
+        lines = "".join(json.dumps({"type": "ev", "data": {"n": n}}) + "\n" for n in events)
+        assert cluster.command("publish", "--config", config, input=lines).returncode == 0
+
+    with cluster.v1("*") as client, cluster.add_edge().start() and cluster.v1("*", edge=1) as other:
+        publish(*range(5))
+        cluster.broker.terminate()
+        shutil.copy(database, database + ".older")
+        cluster.broker.start()
+        publish(*range(100, 150))
+        shown = client.wait(lambda m: m.type == "ev" and m.data["n"] == 149, timeout=15)
+        other.wait(lambda m: m.type == "ev" and m.data["n"] == 149, timeout=15)
+        marks = {client: client.mark, other: other.mark}
+        cluster.broker.kill()
+        for suffix in ("-wal", "-shm"):
+            if os.path.exists(database + suffix):
+                os.unlink(database + suffix)
+        shutil.copy(database + ".older", database)
+        cluster.broker.start()
+        restarted = time.time()
+        publish(*range(200, 220))
+
+        for number, each in enumerate((client, other)):
+            last = each.wait(lambda m: m.type == "ev" and m.data["n"] == 219, after=marks[each], timeout=15)
+            assert last["epoch"] != shown["epoch"], "positions were used again under the epoch that clients know"
+            got = [m.data["n"] for m in each.of("ev", after=marks[each]) if m["epoch"] == last["epoch"]]
+            assert got == list(range(200, 220)), "each once, in order, in the new log"
+            until(lambda: told_live(cluster, number) and parse_time(told_live(cluster, number)["as_of"]) > restarted, 15,
+                  "the poll's value is live again")
+            for _ in range(10):
+                value = told_live(cluster, number)
+                assert value is None or abs(parse_time(value["as_of"]) - answered[value["data"]["n"]]) < INTERVAL, \
+                    f"an old value was vouched for: {value}"
+        assert "new epoch" in cluster.broker.log()
+
+
+def told_live(cluster, edge):
+    """The value of the counting poll where this edge calls it live."""
+    values = [v for v in cluster.state("scheduler.metrics", edge=edge)["values"] if v["quality"] == "live"]
+    return values[0] if values else None
+
+
+def test_a_thawed_edge_judges_its_uplink_before_it_answers_what_waited_meanwhile(make_cluster, engine):
+    cluster = make_cluster(engine, polls=[POLL])
+    for _ in range(3):  # What the thawed process turns to first is a race.
+        until(lambda: all(s["quality"] == "live" for s in sources(cluster).values()), 15, "every source is live")
+        with cluster.v1(POLL) as client:
+            client.wait(live)
+            cluster.edge.freeze()
+            frozen = time.monotonic()
+            until(lambda: time.monotonic() - frozen > 1.2, 3, "a head waits in front of the frozen edge")
+            cluster.broker.kill()
+            frozen = time.monotonic()
+            until(lambda: time.monotonic() - frozen > 3.5, 5, "the broker is silent for longer than an edge believes it")
+            waiting = [http.client.HTTPConnection("127.0.0.1", cluster.edge.port, timeout=10 * PATIENCE) for _ in "12"]
+            for connection, path in zip(waiting, ("/api/v1/state/" + POLL, "/api/v1/health")):
+                connection.request("GET", path)
+            opened = []
+            opening = threading.Thread(target=lambda: opened.append(cluster.v1(POLL, timeout=10 * PATIENCE)))
+            opening.start()
+            mark = client.mark
+            client.send({"type": "subscribe", "id": 9, "data": {"types": [POLL]}})
+            cluster.edge.thaw()
+            state, health = [json.loads(connection.getresponse().read()) for connection in waiting]
+            opening.join()
+            with opened[0] as late:
+                told = [late.wait(POLL), client.wait(lambda m: m.type == POLL and m.get("replay"), after=mark)]
+                assert late.hello.data["uplink"] == "down"
+                after = late.request({"type": "ping", "id": 2}, "pong") and get(cluster.edge.port, "/api/v1/health")[2]
+                assert after["uplink"] == "down", "by the head that had waited"
+        assert state["uplink"] == health["uplink"] == "down", (state, health)
+        for value in (*state["values"], *told):
+            assert (value["quality"], value.get("reason")) == ("stale", "BROKER_UNREACHABLE"), value
+        cluster.broker.start()

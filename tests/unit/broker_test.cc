@@ -679,6 +679,96 @@ TEST_F(BrokerTest, ARangeComesFromTheLogUpToWhatIsCommitted) {
     EXPECT_THAT(world.range("unknown", 1, 10).items, IsEmpty());
 }
 
+TEST_F(BrokerTest, AnEdgeThatWasSentMoreThanTheLogHoldsIsAnsweredOnceANewEpochIsCommitted) {
+    Producer& nas = world.producer("nas");
+    nas.value("a", "1");
+    world.seen();
+    const std::string before = world.broker->epoch();
+    world.hold_commits = true;
+    world.broker->on_request("edge", protocol::SnapshotRequest{4, before, 50}, world.now);
+    nas.event("x");
+    world.settle();
+    EXPECT_THAT(world.answers, IsEmpty());
+    EXPECT_EQ(before, world.broker->epoch());
+    world.hold_commits = false;
+    world.finish_commit();
+    world.settle();
+    const std::string after = world.broker->epoch();
+    EXPECT_NE(before, after);
+    EXPECT_EQ(32U, after.size());
+    ASSERT_EQ(1U, world.answers.size());
+    const auto& answer = std::get<protocol::Snapshot>(world.answers.at(0));
+    EXPECT_EQ(4U, answer.id);
+    EXPECT_EQ(after, answer.epoch);
+    EXPECT_EQ(after, answer.values.at(0).epoch);
+    EXPECT_EQ(after, world.head.epoch) << "the other edges are told at once";
+    ASSERT_EQ(1U, world.feed.size());
+    EXPECT_EQ(after, world.feed.at(0).epoch);
+    world.start();
+    EXPECT_EQ(after, world.broker->epoch()) << "and it is kept";
+}
+
+TEST_F(BrokerTest, AnEdgeThatWasSentNoMoreThanTheLogHoldsChangesNothing) {
+    world.producer("nas").value("a", "1");
+    const std::string epoch = world.broker->epoch();
+    const std::uint64_t pos = world.broker->pos();
+    for (const auto& request :
+         {protocol::SnapshotRequest{1, epoch, pos}, protocol::SnapshotRequest{2, "other", pos + 9},
+          protocol::SnapshotRequest{3, "", 0},
+          protocol::SnapshotRequest{4, epoch, sequence::kSeqMax + 1}}) {
+        world.broker->on_request("edge", request, world.now);
+        world.settle();
+        EXPECT_EQ(request.id, std::get<protocol::Snapshot>(world.answers.back()).id);
+    }
+    EXPECT_EQ(epoch, world.broker->epoch());
+}
+
+TEST_F(BrokerTest, WhileTheDiskRefusesNobodyIsAnsweredWithAnEpochThatWouldNotLast) {
+    Producer& nas = world.producer("nas");
+    nas.value("a", "1");
+    const std::string before = world.broker->epoch();
+    world.disk_refuses = true;
+    nas.value("a", "2");
+    world.broker->on_request("edge", protocol::SnapshotRequest{4, before, 50}, world.now);
+    world.advance(Seconds{5});
+    EXPECT_THAT(world.answers, IsEmpty());
+    EXPECT_EQ(before, world.snapshot().epoch) << "an edge that was sent nothing yet is served";
+    world.answers.clear();
+    world.disk_refuses = false;
+    world.advance(Seconds{2});
+    ASSERT_EQ(1U, world.answers.size());
+    const auto& answer = std::get<protocol::Snapshot>(world.answers.at(0));
+    EXPECT_NE(before, answer.epoch);
+    EXPECT_EQ(answer.epoch, answer.values.at(0).epoch);
+}
+
+TEST_F(BrokerTest, AnEdgeOfTheEpochBeforeIsLeftToAskForTheEventsSinceTheStart) {
+    Producer& nas = world.producer("nas");
+    nas.event("1");
+    nas.event("2");
+    world.start();
+    nas.event("3");
+    world.advance(Seconds{2});
+    nas.value("a", "1");
+    const std::string before = world.broker->epoch();
+    const auto alerts = [this](const protocol::SnapshotRequest& request) {
+        world.broker->on_request("edge", request, world.now);
+        world.settle();
+        for (const StreamHead& head : std::get<protocol::Snapshot>(world.answers.back()).streams) {
+            if (head.topic == "alert") {
+                return head.seq;
+            }
+        }
+        return std::uint64_t{0};
+    };
+    EXPECT_EQ(3U, alerts({1, before, 1}));
+    EXPECT_EQ(2U, alerts({2, before, 50}));
+    EXPECT_NE(before, world.broker->epoch());
+    EXPECT_EQ(2U, alerts({3, before, 1})) << "another edge that followed";
+    EXPECT_EQ(3U, alerts({4, "", 0})) << "one that comes new";
+    EXPECT_EQ(world.broker->epoch(), world.range("alert", 3, 3).items.at(0).epoch);
+}
+
 TEST_F(BrokerTest, WhileTheDiskRefusesStateFlowsAsVolatileAndEventsWait) {
     Producer& nas = world.producer("nas");
     nas.value("a", "1");

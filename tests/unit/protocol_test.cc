@@ -121,7 +121,11 @@ TEST(RepairMessage, TheSmallOnesArriveWhole) {
     EXPECT_EQ(durable.epoch, 3u);
     EXPECT_EQ(durable.streams.at(0).seq, 4u);
     sent(Unknown{});
-    EXPECT_EQ(sent(SnapshotRequest{12}).id, 12u);
+    const SnapshotRequest request = sent(SnapshotRequest{12, "e", 77});
+    EXPECT_EQ(request.id, 12u);
+    EXPECT_EQ(request.epoch, "e");
+    EXPECT_EQ(request.pos, 77u);
+    EXPECT_EQ(sent(SnapshotRequest{12}).epoch, "") << "an edge that was sent nothing yet";
     const Ask ask = sent(Ask{5, "nas", "t", {3, 9}});
     EXPECT_EQ(ask.id, 5u);
     EXPECT_EQ(ask.origin, "nas");

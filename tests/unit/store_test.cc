@@ -386,6 +386,18 @@ TEST_F(StoreTest, ALogThatLacksCommittedRowsGetsANewEpochAndNeverReusesPositions
     EXPECT_EQ(2U, loaded_.streams.at(0).seq);
 }
 
+TEST_F(StoreTest, ABatchMayRenewTheEpochOfTheLog) {
+    Batch batch;
+    batch.now = now_;
+    batch.epoch = "another";
+    batch.rows = {row(Kind::kEvent, "alert")};
+    ASSERT_TRUE(store_->commit(batch));
+    open();
+    EXPECT_EQ("another", loaded_.epoch);
+    EXPECT_EQ(1U, loaded_.pos);
+    EXPECT_THAT(store_->repairs(), IsEmpty());
+}
+
 TEST_F(StoreTest, TheLogIsReadByTopicPositionAndTime) {
     commit_ok({row(Kind::kEvent, "e"), row(Kind::kEvent, "f")});
     advance(Seconds{10});

@@ -194,6 +194,68 @@ TEST_F(UpstreamTest, AnotherLogEpochLeadsToANewSnapshot) {
     EXPECT_EQ(values(), Seqs{10});
 }
 
+TEST_F(UpstreamTest, AHeadBelowWhatTheFeedBroughtLeadsToANewSnapshotAndVouchesForNothing) {
+    join();
+    hear_value(1);
+    hear_value(2);
+    steps_.clear();
+    hear(head(101, {{"nas", "system.status", 1}}, {poll_state({}, 2, live(clock_.now()))}));
+    EXPECT_EQ(count<Upstream::PollUpdate>(), 0u);
+    ASSERT_EQ(asked_snapshots().size(), 1u);
+    const auto& request = std::get<protocol::SnapshotRequest>(requests_.back());
+    EXPECT_EQ(request.epoch, kEpoch);
+    EXPECT_EQ(request.pos, 102u);
+}
+
+TEST_F(UpstreamTest, APositionThatIsUsedAgainLeadsToANewSnapshot) {
+    join();
+    hear_value(1);
+    hear_value(2);
+    hear_value(1);
+    EXPECT_EQ(asked_snapshots().size(), 1u);
+    EXPECT_EQ(values(), (Seqs{1, 2}));
+}
+
+TEST_F(UpstreamTest, AHeadBelowTheSnapshotIsLateAtFirstAndThenALogThatLostRows) {
+    join();
+    hear(head(99, {}));
+    EXPECT_TRUE(asked_snapshots().empty()) << "it was under way when the snapshot was made";
+    wait(Upstream::kUplinkSilence);
+    hear(head(99, {}));
+    ASSERT_EQ(asked_snapshots().size(), 1u);
+    EXPECT_EQ(std::get<protocol::SnapshotRequest>(requests_.back()).pos, 100u);
+}
+
+TEST_F(UpstreamTest, TheFirstRequestClaimsNothing) {
+    start();
+    const auto& request = std::get<protocol::SnapshotRequest>(requests_.back());
+    EXPECT_EQ(request.epoch, "");
+    EXPECT_EQ(request.pos, 0u);
+}
+
+TEST_F(UpstreamTest, AfterASnapshotThatIsOlderThanWhatWasSentItsPositionsCountAnew) {
+    join();
+    hear_value(1);
+    hear_value(2);
+    hear(head(100, {}));
+    answer_snapshot(0);
+    requests_.clear();
+    steps_.clear();
+    hear_value(1);
+    hear(head(101, {{"nas", "system.status", 1}}));
+    EXPECT_EQ(values(), Seqs{1});
+    EXPECT_TRUE(asked_snapshots().empty()) << "no circle";
+}
+
+TEST_F(UpstreamTest, AHeadThatWasHeardBeforeBufferedValuesIsNoStepBack) {
+    start();
+    hear(head(101, {}));
+    hear(value({.seq = 2}, clock_.now()));
+    answer_snapshot(1);
+    EXPECT_EQ(values(), Seqs{2});
+    EXPECT_EQ(asked_snapshots().size(), 1u);
+}
+
 TEST_F(UpstreamTest, ThreeMissedHeadsTakeTheUplinkDownAndOneBringsItBack) {
     join();
     hear(head(100, {}));
@@ -203,6 +265,15 @@ TEST_F(UpstreamTest, ThreeMissedHeadsTakeTheUplinkDownAndOneBringsItBack) {
     EXPECT_EQ(uplink(), std::vector<bool>{false});
     wait(Millis{10'000});
     hear(head(100, {}));
+    EXPECT_EQ(uplink(), (std::vector<bool>{false, true}));
+}
+
+TEST_F(UpstreamTest, AHeadThatWaitedInFrontOfAFrozenEdgeIsNoSignOfLife) {
+    join();
+    wait(Millis{4'000});
+    do_(upstream_.on_message(head(100, {}), clock_.now(), clock_.now().mono - Millis{3'500}));
+    EXPECT_EQ(uplink(), std::vector<bool>{false});
+    do_(upstream_.on_message(head(100, {}), clock_.now(), clock_.now().mono - Millis{10}));
     EXPECT_EQ(uplink(), (std::vector<bool>{false, true}));
 }
 
@@ -264,7 +335,7 @@ TEST_F(UpstreamTest, AHeadFromBeforeTheSnapshotIsNotAppliedOverIt) {
 
 TEST_F(UpstreamTest, ABookmarkIsAHeadWhoseEveryStreamWasReached) {
     join();
-    hear(head(150, {{"nas", "system.status", 1}}));
+    hear(head(101, {{"nas", "system.status", 1}}));
     EXPECT_EQ(count<Upstream::Bookmark>(), 0u);
     hear_value(1);
     EXPECT_EQ(count<Upstream::Bookmark>(), 1u);
@@ -319,7 +390,7 @@ TEST_F(UpstreamTest, AnUnloggedValueThatTheFeedBringsAfterTheSnapshotsPositionIs
 
 TEST_F(UpstreamTest, AHeadVouchesForAStreamOnlyOnceItIsWhole) {
     join();
-    hear(head(105, {{"nas", "t", 1}},
+    hear(head(101, {{"nas", "t", 1}},
               {state_poll_state("t", 1, live(clock_.now())),
                state_poll_state("other", 1, live(clock_.now()))}));
     ASSERT_EQ(count<Upstream::PollUpdate>(), 1u);
