@@ -8,10 +8,22 @@
 namespace sigmacast::broker {
 namespace {
 
-constexpr std::size_t kMessageOverheadBytes = 400;  // A Message without its data, roughly.
+constexpr std::string_view kStateFull = "STATE_FULL";  // Of a poll with a value that was refused.
+constexpr std::size_t kMessageOverheadBytes = 400;     // A Message without its data, roughly.
 
 std::size_t weight(const Message& message) {
     return kMessageOverheadBytes + (message.data ? message.data->size() : 0);
+}
+
+/// What a key's value takes in a snapshot, at most. Its key is also in the list of its poll.
+std::size_t state_cost(const std::string& origin, const std::string& topic, const std::string& key,
+                       const std::string& poll, const Bytes& data) {
+    return kStateOverheadBytes + origin.size() + topic.size() + 2 * key.size() + poll.size() +
+           (data ? data->size() : 0);
+}
+
+std::size_t state_cost(const Message& value) {
+    return state_cost(value.origin, value.topic, value.key, value.poll, value.data);
 }
 
 bool is_logged(const Message& message) {
@@ -54,6 +66,7 @@ Broker::Broker(storage::Loaded loaded, BrokerOutputs& outputs, Random random)
         const Name name{value.origin, value.topic};
         keys_[name][value.key] = {value.poll, value.data};
         ++key_count_;
+        state_bytes_ += state_cost(value);
         value.epoch = epoch_;
         state_[name].insert_or_assign(value.key, std::move(value));
     }
@@ -63,6 +76,7 @@ void Broker::start(Now now) {
     next_head_ = now.mono;
     restore_state_polls();
     restore_missing_polls();
+    restore_refused_polls();
     for (const PollState& poll : restored_polls_) {
         visible_polls_[{poll.origin, poll.report.poll}] = poll;
     }
@@ -86,6 +100,24 @@ void Broker::restore_state_polls() {
             if (held.poll == poll.report.poll && !named.contains(key)) {
                 left_[stream].insert(key);
             }
+        }
+    }
+}
+
+/// Which of its keys have no newest value is not in a poll's row: each may be one.
+void Broker::restore_refused_polls() {
+    for (const PollState& poll : restored_polls_) {
+        if (poll.report.code != kStateFull) {
+            continue;
+        }
+        std::set<std::string>& keys = refused_[{poll.origin, poll.report.poll}];
+        for (const auto& [key, held] : keys_[{poll.origin, poll.report.topic}]) {
+            if (held.poll == poll.report.poll) {
+                keys.insert(key);
+            }
+        }
+        if (keys.empty()) {
+            keys.insert("");
         }
     }
 }
@@ -202,19 +234,19 @@ void Broker::take(Ingest::Actions actions, Now now) {
 }
 
 void Broker::take_beat(const Ingest::Beat& beat, Now now) {
-    freshness_.on_head(beat.origin, now);
+    freshness_.on_head(beat.origin, beat.sent, now);
     for (const std::string& topic : beat.topics) {
         if (freshness_.find(beat.origin, state_poll(topic)) != nullptr) {
-            vouch(beat.origin, topic, beat.as_of, now);
+            vouch(beat.origin, topic, beat.as_of, beat.sent, now);
         }
     }
 }
 
 /// A newer age alone is not worth a commit: it is written with the next change.
 void Broker::vouch(const std::string& origin, const std::string& topic,
-                   const std::optional<AsOf>& as_of, Now now) {
+                   const std::optional<AsOf>& as_of, Mono sent, Now now) {
     const Name name{origin, state_poll(topic)};
-    const auto change = freshness_.vouch(origin, topic, as_of, now);
+    const auto change = freshness_.vouch(origin, topic, as_of, sent, now);
     if (change) {
         take_change(*change, now);
     } else if (const auto visible = visible_polls_.find(name);
@@ -246,15 +278,34 @@ void Broker::new_owner(const std::string& origin, Now now) {
 void Broker::take_value(Message message, Now now) {
     name_poll(message);
     auto& keys = keys_[{message.origin, message.topic}];
+    const auto held = keys.find(message.key);
+    const std::size_t before = held == keys.end()
+                                   ? 0
+                                   : state_cost(message.origin, message.topic, message.key,
+                                                held->second.poll, held->second.data);
     if (message.final) {
         key_count_ -= keys.erase(message.key);
-    } else if (!keys.contains(message.key) && key_count_ >= kKeysMax) {
-        log_error("a value was refused: the broker holds too many keys",
-                  {{"origin", message.origin}, {"topic", message.topic}, {"limit", kKeysMax}});
-        add(storage::gap_in_place_of(message, "the broker holds too many keys"));
-        return;
-    } else if (keys.insert_or_assign(message.key, Key{message.poll, message.data}).second) {
-        ++key_count_;
+        state_bytes_ -= before;
+    } else {
+        const std::size_t cost = state_cost(message);
+        if (held == keys.end() && key_count_ >= kKeysMax) {
+            refuse(message, "the broker holds too many keys", now);
+            return;
+        }
+        if (cost > before && state_bytes_ - before + cost > kStateBytesMax) {
+            refuse(message, "the broker holds too many bytes of state", now);
+            return;
+        }
+        key_count_ += held == keys.end() ? 1u : 0u;
+        state_bytes_ += cost - before;
+        keys.insert_or_assign(message.key, Key{message.poll, message.data});
+    }
+    if (const auto refused = refused_.find({message.origin, message.poll});
+        refused != refused_.end()) {
+        refused->second.erase(message.key);
+        if (refused->second.empty()) {
+            refused_.erase(refused);
+        }
     }
     const bool unpolled = is_state_poll(message.poll);
     const Name stream{message.origin, message.topic};
@@ -265,16 +316,67 @@ void Broker::take_value(Message message, Now now) {
         }
     }
     const std::optional<AsOf> as_of = message.age.as_of;
+    const Mono sent = message.sent;
     message.age.quality = Quality::kLive;
     add(std::move(message));
     if (unpolled) {
-        vouch(stream.first, stream.second, as_of, now);
+        vouch(stream.first, stream.second, as_of, sent, now);
+    }
+}
+
+/// A gap takes its place. What is held of its key is not the newest any more, so nobody can vouch
+/// for it.
+void Broker::refuse(const Message& message, const char* why, Now now) {
+    ++counts_.refused_values;
+    if (counts_.refused_values == 1 || now.mono - refused_logged_ >= kRefusedLogInterval) {
+        refused_logged_ = now.mono;
+        log_error("a value was refused: end keys that are not needed, or publish smaller values",
+                  {{"why", why},
+                   {"origin", message.origin},
+                   {"topic", message.topic},
+                   {"key", message.key},
+                   {"keys", key_count_},
+                   {"bytes", state_bytes_},
+                   {"refused", counts_.refused_values}});
+    }
+    add(storage::gap_in_place_of(message, why));
+    const Name stream{message.origin, message.topic};
+    const Name poll{message.origin, message.poll};
+    const PollState* state = freshness_.find(poll.first, poll.second);
+    if (!is_state_poll(message.poll)) {
+        if (auto& keys = refused_[poll]; keys.size() < kRefusedKeysMax) {
+            keys.insert(message.key);
+        }
+    } else if (state != nullptr && keys_[stream].contains(message.key)) {
+        left_[stream].insert(message.key);
+        pending_.polls[poll] = *state;
     }
 }
 
 void Broker::take_report(Message message, Now now) {
+    auto& report = std::get<Report>(message.detail);
+    const auto refused = refused_.find({message.origin, report.poll});
+    if (report.ok && refused != refused_.end()) {
+        if (report.keys && report.complete) {
+            std::erase_if(refused->second, [&](const std::string& key) {
+                return std::find(report.keys->begin(), report.keys->end(), key) ==
+                       report.keys->end();
+            });
+        }
+        if (refused->second.empty()) {
+            refused_.erase(refused);
+        } else {
+            const PollState* before = freshness_.find(message.origin, report.poll);
+            report.ok = false;
+            report.code = kStateFull;
+            report.source = "broker";
+            report.message = "the broker has no room for its newest value";
+            report.as_of = before != nullptr ? before->age.as_of : std::nullopt;
+        }
+    }
     const std::string poll = message.report().poll;
-    const auto change = freshness_.on_report(message.origin, message.report(), message.seq, now);
+    const auto change =
+        freshness_.on_report(message.origin, message.report(), message.seq, message.sent, now);
     const PollState* state = freshness_.find(message.origin, poll);
     if (state == nullptr) {
         return;
@@ -736,8 +838,34 @@ void Broker::answer_snapshot(const std::string& peer, const protocol::SnapshotRe
             snapshot.values.push_back(value);
         }
     }
+    leave_out(snapshot.values);
     ++counts_.snapshots;
     outputs_.reply(peer, std::move(snapshot));
+}
+
+/// The largest values, where all together are more than an edge takes: a database of an earlier
+/// version may hold more. Each is named in the log once.
+void Broker::leave_out(std::vector<Message>& values) {
+    std::size_t bytes = 0;
+    for (const Message& value : values) {
+        bytes += state_cost(value);
+    }
+    while (bytes > kStateBytesMax) {
+        const auto largest = std::max_element(
+            values.begin(), values.end(),
+            [](const Message& a, const Message& b) { return state_cost(a) < state_cost(b); });
+        ++counts_.left_out;
+        if (left_out_.insert({{largest->origin, largest->topic}, largest->key}).second) {
+            log_error("a value is left out of snapshots: more state than edges take",
+                      {{"origin", largest->origin},
+                       {"topic", largest->topic},
+                       {"key", largest->key},
+                       {"bytes", state_cost(*largest)},
+                       {"all", bytes}});
+        }
+        bytes -= state_cost(*largest);
+        values.erase(largest);
+    }
 }
 
 }  // namespace sigmacast::broker

@@ -44,6 +44,14 @@ inline constexpr std::size_t kPendingBytesMax = 64u << 20;
 inline constexpr std::size_t kPendingMessagesMax = 20'000;
 /// Keys of all state topics together; a value of one more becomes a gap.
 inline constexpr std::size_t kKeysMax = 50'000;
+/// Live state, kStateOverheadBytes and its names a key included; a value that would exceed it
+/// becomes a gap. A snapshot is one message: with the polls' lists of keys it has to stay below the
+/// 64 MiB that the bus takes.
+inline constexpr std::size_t kStateBytesMax = 48u << 20;
+inline constexpr std::size_t kStateOverheadBytes = 256;
+inline constexpr Millis kRefusedLogInterval{60'000};
+/// Keys remembered of one poll whose newest value was refused.
+inline constexpr std::size_t kRefusedKeysMax = 4096;
 /// Keys that a transition names; of a poll with more it names none, which means all.
 inline constexpr std::size_t kTransitionKeysMax = 4096;
 
@@ -74,8 +82,10 @@ class Broker {
         std::uint64_t committed = 0;   // Rows.
         std::uint64_t published = 0;
         std::uint64_t batches = 0;
-        std::uint64_t refused = 0;  // Batches that the database refused.
-        std::uint64_t gaps = 0;     // Rows that stand for something lost.
+        std::uint64_t refused = 0;         // Batches that the database refused.
+        std::uint64_t refused_values = 0;  // Beyond kKeysMax or kStateBytesMax.
+        std::uint64_t left_out = 0;        // Values without room in a snapshot.
+        std::uint64_t gaps = 0;            // Rows that stand for something lost.
         std::uint64_t snapshots = 0;
         std::uint64_t ranges = 0;
     };
@@ -104,6 +114,8 @@ class Broker {
     /// As heads carry them: in the order of arrival of their origins.
     [[nodiscard]] std::vector<PollState> polls() const;
     [[nodiscard]] const std::vector<std::string>& origins() const { return ingest_.order(); }
+    /// Of kStateBytesMax.
+    [[nodiscard]] std::size_t state_bytes() const { return state_bytes_; }
     [[nodiscard]] const Counts& counts() const { return counts_; }
     [[nodiscard]] const Ingest::Counts& ingest_counts() const { return ingest_.counts(); }
     void count_unreadable() { ++counts_.unreadable; }
@@ -146,11 +158,14 @@ class Broker {
     void take(Ingest::Actions actions, Now now);
     void take_beat(const Ingest::Beat& beat, Now now);
     void take_value(Message message, Now now);
+    void refuse(const Message& message, const char* why, Now now);
+    void restore_refused_polls();
+    void leave_out(std::vector<Message>& values);
     void take_report(Message message, Now now);
     void take_change(const Change& change, Now now);
     void add(Message message);
     void vouch(const std::string& origin, const std::string& topic,
-               const std::optional<AsOf>& as_of, Now now);
+               const std::optional<AsOf>& as_of, Mono sent, Now now);
     void new_owner(const std::string& origin, Now now);
     [[nodiscard]] PollState with_keys(PollState poll) const;
     void add_transition(const Change& change, Now now);
@@ -193,6 +208,11 @@ class Broker {
     std::map<Name, std::map<std::string, Message>> state_;  // Committed: what a snapshot holds.
     std::map<Name, std::map<std::string, Key>> keys_;       // Delivered, committed or not.
     std::size_t key_count_ = 0;
+    std::size_t state_bytes_ = 0;  // Of keys_.
+    /// By poll: keys whose newest value is not held. No report is good while there are any.
+    std::map<Name, std::set<std::string>> refused_;
+    Mono refused_logged_{};
+    std::set<std::pair<Name, std::string>> left_out_;  // From snapshots, and logged.
     /// Of those that no poll feeds, the ones that the origin's present instance has not sent.
     std::map<Name, std::set<std::string>> left_;
     Polls visible_polls_;

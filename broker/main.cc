@@ -76,6 +76,13 @@ class BrokerMetrics {
         raise("sigmacast_broker_batches_total", "Transactions", counts.batches);
         raise("sigmacast_broker_refused_batches_total", "Transactions that the database refused",
               counts.refused);
+        raise("sigmacast_broker_refused_values_total",
+              "Values beyond the bounds of live state; gaps took their place",
+              counts.refused_values);
+        raise("sigmacast_broker_left_out_total", "Values without room in a snapshot",
+              counts.left_out);
+        set("sigmacast_broker_state_bytes", "Live state, of at most 48 MiB",
+            static_cast<double>(broker.state_bytes()));
         raise("sigmacast_broker_gaps_total", "Rows that stand for something lost", counts.gaps);
         raise("sigmacast_broker_lost_total", "Positions that no producer had any more",
               ingest.lost);

@@ -234,6 +234,53 @@ def try_client(cluster):
         client.cut()
 
 
+def test_a_message_larger_than_a_clients_queue_closes_nobody(make_cluster, engine):
+    count = [0]
+
+    def newlines(_params):  # Twice as large in JSON.
+        count[0] += 1
+        return {"n": count[0], "pad": "\n" * 2_500_000}
+    engine.set("agents.scheduler.metrics", ok(newlines))
+    cluster = make_cluster(engine, polls={POLL: {}, "agents.scheduler.metrics": {"interval": 1.0, "deadline": 1.0}})
+    with cluster.v1("*") as everything, cluster.v1("scheduler.metrics") as one, cluster.client() as old:
+        old.send({"type": "subscribe", "data": {"types": ["scheduler.metrics"]}})
+        for client in (everything, one):
+            note = client.wait(lambda m: m.type == "skipped" and m.data["topic"] == "scheduler.metrics", timeout=15)
+            assert note.data["why"] == "too_large"
+        line = '{"type":"note","data":{"pad":"%s"}}' % ("p" * (4_194_290 - 33))
+        done = cluster.command("publish", "--config", cluster.command_config(), input=line + "\n")
+        assert done.returncode == 0, done.stderr
+        note = everything.wait(lambda m: m.type == "skipped" and m.data["topic"] == "note", timeout=15)
+        assert note.data["why"] == "too_large"
+        assert old.request({"type": "ping"}, "pong")
+        assert [client.closed for client in (everything, one, old)] == [None] * 3
+        metrics = cluster.edge.metrics()
+        assert metrics["sigmacast_edge_dropped_clients_total"] == 0
+        assert metrics["sigmacast_edge_too_large_total"] >= 2
+        assert "too large for clients" in cluster.edge.log()
+        # The count of an answer is of what follows it.
+        late = cluster.v1("scheduler.metrics")
+        assert late.subscribed.data["topics"]["scheduler.metrics"]["count"] == 0
+        assert late.wait("skipped").data["why"] == "too_large"
+        late.close()
+
+
+def test_however_much_state_is_published_an_edge_that_starts_gets_a_snapshot(make_cluster, engine):
+    cluster = make_cluster(engine, polls=[POLL])
+    lines = "".join('{"type":"big","kind":"state","key":"k%d","data":{"pad":"%s"}}\n' % (i, "p" * 1_000_000)
+                    for i in range(80))
+    done = cluster.command("publish", "--config", cluster.command_config(), input=lines, timeout=60)
+    assert done.returncode == 0, done.stderr
+    metrics = until(lambda: (m := cluster.broker.metrics())["sigmacast_broker_refused_values_total"] >= 20 and m)
+    assert metrics["sigmacast_broker_state_bytes"] <= 48 << 20
+    assert "too many bytes of state" in cluster.broker.log()
+    cluster.edge.kill()
+    cluster.edge.start()
+    with cluster.v1("big", POLL) as client:
+        assert client.subscribed.data["topics"]["big"]["count"] == 80 - metrics["sigmacast_broker_refused_values_total"]
+        assert client.wait(POLL)["quality"] == "live"
+
+
 def test_it_refuses_to_listen_beyond_loopback_without_the_explicit_exception(make_cluster, engine):
     cluster = make_cluster(engine, start=False, edge_options={"host": "0.0.0.0"})
     cluster.edge.start(ready=False)

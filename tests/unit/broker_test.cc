@@ -19,8 +19,15 @@ using testing::IsEmpty;
 using testing::Not;
 
 Bytes map_of(std::string_view value) {
-    return std::make_shared<const std::string>(
-        std::string("\x81\xa1v", 3) + static_cast<char>(0xa0 + value.size()) + std::string(value));
+    std::string size(1, static_cast<char>(0xa0 + value.size()));
+    if (value.size() >= 32) {
+        size = "\xdb";
+        for (const int shift : {24, 16, 8, 0}) {
+            size += static_cast<char>((value.size() >> shift) & 0xff);
+        }
+    }
+    return std::make_shared<const std::string>(std::string("\x81\xa1v", 3) + size +
+                                               std::string(value));
 }
 
 std::string text_of(const Message& message) {
@@ -853,6 +860,130 @@ TEST_F(BrokerTest, APoisonRowIsSeenAsAGapInItsPlace) {
     EXPECT_THAT(world.seen(),
                 ElementsAre("alert 1 seq1 pos1", "gap alert seq2 pos2", "alert 3 seq3 pos3"));
     EXPECT_EQ(0U, nas.origin.undurable()) << "it counts as received";
+}
+
+/// As large as a value may be, nearly: twelve fit.
+std::string large(char letter) {
+    return std::string(4'000'000, letter);
+}
+
+std::string keys_of(const protocol::Snapshot& snapshot) {
+    std::string keys;
+    for (const Message& value : snapshot.values) {
+        keys += value.key;
+    }
+    return keys;
+}
+
+TEST_F(BrokerTest, AValueBeyondTheBytesOfLiveStateIsAGapAndAnEndMakesRoom) {
+    Producer& nas = world.producer("nas");
+    for (char key = 'a'; key < 'a' + 12; ++key) {
+        nas.value(std::string(1, key), large(key), false, "big", "");
+    }
+    EXPECT_EQ(world.broker->counts().refused_values, 0u);
+    EXPECT_LE(world.broker->state_bytes(), kStateBytesMax);
+    world.seen();
+    nas.value("m", large('m'), false, "big", "");
+    nas.value("n", large('n'), false, "big", "");
+    EXPECT_THAT(world.seen("big"), ElementsAre("gap big seq13 pos13", "gap big seq14 pos14"));
+    EXPECT_EQ(world.broker->counts().refused_values, 2u);
+    EXPECT_EQ(keys_of(world.snapshot()), "abcdefghijkl");
+    nas.value("small", "1", false, "big", "");
+    nas.value("a", "end", true, "big", "");
+    nas.value("m", large('m'), false, "big", "");
+    EXPECT_EQ(keys_of(world.snapshot()), "bcdefghijklsmallm");
+    EXPECT_EQ(world.broker->counts().refused_values, 2u);
+}
+
+TEST_F(BrokerTest, TheBytesOfLiveStateAreCountedAgainAfterARestart) {
+    Producer& nas = world.producer("nas");
+    for (char key = 'a'; key < 'a' + 12; ++key) {
+        nas.value(std::string(1, key), large(key), false, "big", "");
+    }
+    const std::size_t before = world.broker->state_bytes();
+    EXPECT_GT(before, 48'000'000u);
+    world.start();
+    EXPECT_EQ(world.broker->state_bytes(), before);
+}
+
+TEST_F(BrokerTest, AKeyWhoseNewestValueWasRefusedIsNotVouchedForUntilOneFits) {
+    Producer& nas = world.producer("nas");
+    nas.value("a", "1", false, "big", "");
+    nas.value("z", "1", false, "big", "");
+    for (char key = 'b'; key < 'b' + 12; ++key) {
+        nas.value(std::string(1, key), large(key), false, "more", "");
+    }
+    nas.value("a", large('a'), false, "big", "");
+    ASSERT_EQ(world.broker->counts().refused_values, 1u);
+    const auto keys = [&] {
+        for (const PollState& poll : world.snapshot().polls) {
+            if (poll.report.poll == state_poll("big")) {
+                return poll.report.keys;
+            }
+        }
+        return std::optional<std::vector<std::string>>{};
+    };
+    ASSERT_TRUE(keys());
+    EXPECT_THAT(*keys(), ElementsAre("z"));
+    nas.value("a", "2", false, "big", "");
+    EXPECT_FALSE(keys()) << "all keys are vouched for again";
+}
+
+TEST_F(BrokerTest, NoReportIsGoodWhileAValueOfItsPollWasRefused) {
+    Producer& nas = world.producer("nas");
+    nas.value("a", "1");
+    nas.good_report({"a"});
+    const Wall first = world.now.wall;
+    for (char key = 'b'; key < 'b' + 12; ++key) {
+        nas.value(std::string(1, key), large(key), false, "more", "");
+    }
+    world.advance(Millis{500});
+    world.seen();
+    nas.value("a", large('a'));
+    nas.good_report({"a"});
+    EXPECT_THAT(world.seen("jobs"),
+                ElementsAre(testing::StartsWith("gap jobs"),
+                            testing::StartsWith("transition jobs stale:STATE_FULL")));
+    const auto poll = [&] { return world.broker->polls().front(); };
+    EXPECT_EQ(poll().age.source, "broker");
+    EXPECT_EQ(poll().age.as_of->wall, first);
+
+    world.start();  // It is remembered: the producer does not send again what did not change.
+    world.advance(Millis{1'500});
+    nas.good_report({"a"});
+    EXPECT_EQ(poll().age.reason, "STATE_FULL");
+    EXPECT_EQ(poll().age.as_of->wall, first);
+
+    nas.value("a", "2");
+    nas.good_report({"a"});
+    EXPECT_EQ(poll().age.quality, Quality::kLive);
+}
+
+/// What an earlier version committed, without a bound.
+storage::Loaded too_much() {
+    storage::Loaded loaded;
+    loaded.epoch = std::string(32, 'e');
+    for (char key = 'a'; key < 'a' + 16; ++key) {
+        Message value;
+        value.kind = Kind::kValue;
+        value.origin = "nas";
+        value.topic = "big";
+        value.key = std::string(1, key);
+        value.seq = value.pos = ++loaded.pos;
+        value.data = std::make_shared<const std::string>(
+            std::string(key == 'c' || key == 'd' ? 8'000'000 : 3'100'000, key));
+        loaded.values.push_back(std::move(value));
+    }
+    return loaded;
+}
+
+TEST_F(BrokerTest, ASnapshotOfMoreThanEdgesTakeLeavesTheLargestOut) {
+    Broker broker(too_much(), world, Random(1));
+    world.hold_commits = true;
+    broker.on_request("edge", protocol::SnapshotRequest{1}, world.now);
+    world.settle();
+    EXPECT_EQ(keys_of(std::get<protocol::Snapshot>(world.answers.back())), "abefghijklmnop");
+    EXPECT_EQ(broker.counts().left_out, 2u);
 }
 
 TEST_F(BrokerTest, GarbageIsCountedAndHarmless) {
