@@ -78,8 +78,9 @@ void declare_tail(CLI::App& sub, Raw& raw) {
     sub.add_option("--for", raw.duration, "End after this time, as 30s or 5m")
         ->type_name("DURATION");
     sub.footer(
-        "Colours are used on a terminal, unless NO_COLOR is set. Ends with 0, or with 1 where no\n"
-        "edge was reached or it refused for good.");
+        "Colours are used on a terminal, unless NO_COLOR is set. Ends with 0, or with 1 where it "
+        "was\n"
+        "refused for good, or, with --count or --for, no edge was reached within 10 s.");
 }
 
 void declare_state(CLI::App& sub, Raw& raw) {

@@ -18,6 +18,7 @@ namespace {
 
 constexpr Millis kHintMost{
     60'000};  // A server that asks for a longer pause is asked again after this.
+constexpr Millis kReachMost{10'000};       // With an end, where no edge was ever reached.
 constexpr Millis kGoodbyeTime{200};        // For the close frame to leave.
 constexpr std::uint16_t kStopFrom = 4000;  // Close codes 4000 to 4099: stop, and show why.
 constexpr std::uint16_t kStopTo = 4099;
@@ -33,6 +34,12 @@ class Tail {
           random_(Random::from_system()),
           reconnect_(loop_, [this] { connect(); }),
           end_(loop_, [this] { finish(reached_ ? kExitOk : kExitFailed); }),
+          give_up_(loop_,
+                   [this] {
+                       if (!reached_) {
+                           finish(kExitFailed);
+                       }
+                   }),
           leave_(loop_, [this] { loop_.stop(); }) {}
 
     int run() {
@@ -40,17 +47,24 @@ class Tail {
         if (command_.duration) {
             end_.set(system_now().mono + *command_.duration);
         }
+        // Who asked for an end waits for one; a live view waits for its edge as long as it takes.
+        if (command_.duration || command_.count) {
+            give_up_.set(system_now().mono + kReachMost);
+        }
         connect();
         loop_.run();
         if (!reached_ && exit_code_ == kExitFailed) {
-            complain("cannot reach " + command_.url +
-                     (last_problem_.empty() ? "" : ": " + last_problem_) +
-                     ". Is it running? ops/run --status tells.");
+            complain(refused() + (last_problem_.empty() ? "" : ": " + clean(last_problem_)) +
+                     (last_status_ != 0 ? "" : ". Is it running? ops/run --status tells."));
         }
         return exit_code_;
     }
 
  private:
+    [[nodiscard]] std::string refused() const {
+        return last_status_ != 0 ? command_.url + " refuses" : "cannot reach " + command_.url;
+    }
+
     void connect() {
         if (ending_) {
             return;
@@ -93,6 +107,7 @@ class Tail {
     void on_closed(const WebSocket::Closed& closed) {
         view_.on_disconnect();
         last_problem_ = closed.why;
+        last_status_ = closed.status;
         if (closed.code >= kStopFrom && closed.code <= kStopTo) {
             complain(command_.url + " refused for good: " + clean(closed.why) + " (" +
                      std::to_string(closed.code) + ")");
@@ -106,12 +121,13 @@ class Tail {
             return finish(kExitFailed);
         }
         Millis wait = backoff_.next(random_);
-        if (const auto hint = view_.take_reconnect_hint()) {
-            wait = std::min(*hint, kHintMost) + random_.upto(Millis{250});
+        const auto hint = view_.take_reconnect_hint();
+        if (const auto asked = hint ? hint : closed.retry_after) {
+            wait = std::min(*asked, kHintMost) + random_.upto(Millis{250});
         }
-        const std::string what = reached_ ? "lost " : "cannot reach ";
-        remark(local_clock(system_now().wall) + "  " + what + command_.url + ": " +
-               clean(closed.why) + "; next try in " + age_text(wait));
+        const std::string what = reached_ && last_status_ == 0 ? "lost " + command_.url : refused();
+        remark(local_clock(system_now().wall) + "  " + what + ": " + clean(closed.why) +
+               "; next try in " + age_text(wait));
         reconnect_.set(system_now().mono + wait);
     }
 
@@ -135,9 +151,11 @@ class Tail {
     Backoff backoff_;
     Timer reconnect_;
     Timer end_;
+    Timer give_up_;
     Timer leave_;
     std::unique_ptr<WebSocket> socket_;
     std::string last_problem_;
+    int last_status_ = 0;  // Of HTTP.
     std::uint64_t shown_ = 0;
     bool reached_ = false;
     bool sent_token_ = false;

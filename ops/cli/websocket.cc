@@ -4,10 +4,14 @@
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/websocket.hpp>
+#include <boost/json.hpp>
 #include <cctype>
+#include <charconv>
 #include <deque>
 #include <optional>
 #include <utility>
+
+#include "common/codec.h"
 
 namespace sigmacast::cli {
 namespace {
@@ -35,6 +39,26 @@ std::string reason(const ErrorCode& error) {
         text[0] = static_cast<char>(std::tolower(static_cast<unsigned char>(text[0])));
     }
     return text;
+}
+
+/// What an edge's refusal says for itself; empty where it was none of an edge's.
+std::string refusal_of(const websocket::response_type& answer) {
+    const auto parsed = parse_json(answer.body());
+    if (!parsed || !parsed->is_object()) {
+        return {};
+    }
+    const auto* error = parsed->get_object().if_contains("error");
+    return error && error->is_string() ? std::string(error->get_string()) : std::string();
+}
+
+std::optional<Millis> retry_after_of(const websocket::response_type& answer) {
+    const std::string_view text = answer[beast::http::field::retry_after];
+    std::uint32_t seconds = 0;
+    const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), seconds);
+    if (text.empty() || ec != std::errc{} || end != text.data() + text.size()) {
+        return std::nullopt;
+    }
+    return std::chrono::seconds(seconds);
 }
 
 }  // namespace
@@ -105,8 +129,11 @@ struct WebSocket::Impl : std::enable_shared_from_this<WebSocket::Impl> {
         }
         if (error == websocket::error::upgrade_declined) {
             status = static_cast<int>(answer.result_int());
-            return fail("it answers, but not as a WebSocket: HTTP " +
-                        std::to_string(answer.result_int()));
+            retry_after = retry_after_of(answer);
+            const std::string said = refusal_of(answer);
+            return fail(
+                (said.empty() ? "it answers, but not as a WebSocket: HTTP " : said + ": HTTP ") +
+                std::to_string(status));
         }
         if (error) {
             return fail(reason(error));
@@ -157,7 +184,8 @@ struct WebSocket::Impl : std::enable_shared_from_this<WebSocket::Impl> {
         if (ended) {
             return;
         }
-        Closed closed{static_cast<std::uint16_t>(stream.reason().code), status, std::move(why)};
+        Closed closed{static_cast<std::uint16_t>(stream.reason().code), status, std::move(why),
+                      retry_after};
         if (closed.code != 0 && !stream.reason().reason.empty()) {
             closed.why = std::string(stream.reason().reason.c_str());
         }
@@ -185,6 +213,7 @@ struct WebSocket::Impl : std::enable_shared_from_this<WebSocket::Impl> {
     Endpoint server;
     std::string token;
     int status = 0;
+    std::optional<Millis> retry_after;
     Handlers handlers;
     tcp::resolver resolver;
     websocket::stream<beast::tcp_stream> stream;

@@ -6,10 +6,12 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "common/loop.h"
+#include "common/time.h"
 #include "ops/cli/options.h"
 
 namespace sigmacast::cli {
@@ -22,6 +24,7 @@ class WebSocket {
         std::uint16_t code = 0;
         int status = 0;  // Of HTTP, where it was no WebSocket that answered.
         std::string why;
+        std::optional<Millis> retry_after = {};  // As the HTTP answer asks for.
     };
     struct Handlers {
         std::function<void()> on_open;

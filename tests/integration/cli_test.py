@@ -147,6 +147,24 @@ def test_tail_without_an_edge_fails_in_the_time_it_was_given(make_cluster, engin
     assert done.returncode == 1 and done.stderr.strip()
 
 
+def test_tail_with_a_count_gives_up_where_no_edge_answers(make_cluster, engine):
+    cluster = make_cluster(engine, start=False)
+    done = cluster.command("tail", f"ws://127.0.0.1:{cluster.edge.port}/ws", "--count", 1)
+    assert done.returncode == 1 and "Is it running?" in done.stderr
+
+
+def test_tail_says_why_an_edge_refuses_it_and_comes_back_when_it_was_asked_to(make_cluster, engine):
+    cluster = make_cluster(engine, edge_options={"clients_max": 1})
+    with cluster.v1(POLL):
+        done = cluster.command("tail", f"ws://127.0.0.1:{cluster.edge.port}/ws", "--for", "3s")
+    assert done.returncode == 1
+    tries = [line for line in done.stderr.splitlines() if "next try in 5" in line]
+    assert len(tries) == 1, done.stderr
+    for line in (tries[0], done.stderr.splitlines()[-1]):
+        assert "edge.clients_max connections are open" in line and "HTTP 503" in line
+    assert "Is it running?" not in done.stderr
+
+
 def test_state_shows_every_topic_with_its_quality(shared):
     with shared.v1("agent.status") as client:
         client.wait("agent.status")
