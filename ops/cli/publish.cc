@@ -252,6 +252,10 @@ class Publisher final : private Origin::Io {
         if (origin_.state() == Origin::State::kConflict) {
             complain("another program publishes as '" + origin_.name() +
                      "': end it, or take another name with --origin");
+        } else if (timed_out_ && origin_.state() == Origin::State::kJoined) {
+            complain("the broker at " + settings_.broker.repair +
+                     " has not made everything durable within " +
+                     format_duration(command_.timeout) + "; sigmacast status tells why");
         } else if (timed_out_) {
             complain("the broker at " + settings_.broker.repair + " did not answer within " +
                      format_duration(command_.timeout) +

@@ -110,11 +110,17 @@ std::vector<Process> look_at(const Settings& settings, const std::string& token,
     return processes;
 }
 
+/// A broker serves on where its disk refuses; that all is well would be a lie all the same.
+bool durable(const Process& process) {
+    const json::value* value = process.body.if_contains("durable");
+    return !(value && value->is_bool() && !value->get_bool());
+}
+
 std::string detail(const Process& process) {
     if (!process.problem.empty()) {
         return process.problem;
     }
-    std::string out;
+    std::string out = durable(process) ? "" : "not durable: the disk refuses, see the log";
     for (const std::string_view name : {"status", "error", "reason", "state", "origin",
                                         "engine_url", "uplink", "clients", "values", "pos"}) {
         const json::value* value = process.body.if_contains(name);
@@ -182,7 +188,8 @@ std::string sources_table(const json::array& sources, const Paint& paint) {
 std::string processes_table(const std::vector<Process>& processes, const Paint& paint) {
     std::vector<std::vector<Cell>> rows;
     for (const Process& process : processes) {
-        const std::string state = process.ready ? "ready" : process.answers ? "not ready" : "down";
+        const bool ready = process.ready && durable(process);
+        const std::string state = ready ? "ready" : process.answers ? "not ready" : "down";
         rows.push_back(
             {{process.name, {}}, {process.base, {}}, {state, state}, {detail(process), {}}});
     }
@@ -196,7 +203,7 @@ std::string as_json(const std::vector<Process>& processes, bool ready, const jso
         list.push_back({{"name", process.name},
                         {"address", process.base},
                         {"answers", process.answers},
-                        {"ready", process.ready},
+                        {"ready", process.ready && durable(process)},
                         {"problem", process.problem},
                         {"detail", process.body}});
     }
@@ -227,7 +234,7 @@ int run_status(const StatusCommand& command) {
     const Process* teller =
         nullptr;  // An edge that can tell of breakers and topics, best one that is ready.
     for (const Process& process : processes) {
-        ready = ready && process.ready;
+        ready = ready && process.ready && durable(process);
         const bool tells = process.answers && process.body.contains("sources");
         if (tells && (!teller || (process.ready && !teller->ready))) {
             teller = &process;

@@ -1,6 +1,7 @@
 """The command line `sigmacast` against running programs: publish, tail, state, status, log; and --check of each program."""
 
 import json
+import resource
 import subprocess
 
 import pytest
@@ -190,6 +191,29 @@ def test_status_fails_when_a_process_is_gone(cluster):
     done = cluster.command("status", "--config", cluster.command_config(), "--edges", 1)
     assert done.returncode == 1
     assert "producer" in done.stdout + done.stderr
+
+
+def test_a_disk_that_refuses_shows_in_status_and_in_publish(cluster):
+    # As a full disk: no file grows any more. Python ignores the signal for that, and so does what inherits it.
+    cluster.broker.kill()
+    cluster.broker.process = subprocess.Popen([BIN / cluster.broker.binary, "--config", cluster.broker.config_path],
+                                              restore_signals=False, stdout=subprocess.DEVNULL,
+                                              stderr=subprocess.DEVNULL, cwd=cluster.broker.folder,
+                                              env=clean_environment())
+    cluster.broker.started_at = 0
+    cluster.broker.wait_ready()
+    until(cluster.producer.is_ready, what="the producer is ready")
+    _, most = resource.prlimit(cluster.broker.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(cluster.broker.process.pid, resource.RLIMIT_FSIZE, (1, most))
+    until(lambda: cluster.broker.readiness()[1]["durable"] is False, what="the broker notices")
+    seen = cluster.command("status", "--config", cluster.command_config(), "--edges", 1)
+    assert seen.returncode == 1
+    broker = next(line for line in seen.stdout.splitlines() if line.startswith("broker"))
+    assert "not durable: the disk refuses, see the log" in broker
+    done = publish(cluster, [{"type": "note", "data": {}}], "--timeout", "1s")
+    assert done.returncode == 1
+    assert "has not made everything durable" in done.stderr and "sigmacast status" in done.stderr
+    assert "Is it running?" not in done.stderr
 
 
 PROGRAMS = ["sigmacast-engine", "sigmacast-producer", "sigmacast-broker", "sigmacast-edge"]
