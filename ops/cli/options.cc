@@ -78,9 +78,8 @@ void declare_tail(CLI::App& sub, Raw& raw) {
     sub.add_option("--for", raw.duration, "End after this time, as 30s or 5m")
         ->type_name("DURATION");
     sub.footer(
-        "Colours are used on a terminal, unless NO_COLOR is set. Ends with 0, or with 1 where it "
-        "was\n"
-        "refused for good, or, with --count or --for, no edge was reached within 10 s.");
+        "Colours are used on a terminal, unless NO_COLOR is set. Ends with 0, or with 1 where it\n"
+        "was refused for good, or, with --count or --for, no edge was reached within 10 s.");
 }
 
 void declare_state(CLI::App& sub, Raw& raw) {
@@ -123,7 +122,9 @@ void declare_publish(CLI::App& sub, Raw& raw) {
     sub.add_option("-c,--config", raw.publish.config,
                    "Configuration file, for broker and data folder")
         ->type_name("FILE");
-    sub.add_option("--data-dir", raw.publish.data_dir, "Folder for lock and counter")
+    sub.add_option("--data-dir", raw.publish.data_dir,
+                   "Folder for lock and counter (default: data_dir of --config, else "
+                   "$XDG_STATE_HOME/sigmacast or ~/.local/state/sigmacast)")
         ->type_name("DIR");
     sub.add_option("--origin", raw.publish.origin, "Name to publish under (default publish@HOST)")
         ->type_name("NAME");

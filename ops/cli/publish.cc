@@ -310,15 +310,34 @@ Result<FileLock> wait_for_lock(const std::string& path, const std::string& origi
     }
 }
 
+/// Where a user's lock and counter are kept when no configuration names a folder: the same from
+/// whatever folder it is called. Empty: the environment names none.
+std::string state_folder() {
+    const auto absolute = [](const char* path) { return path && *path == '/'; };
+    if (const char* state = std::getenv("XDG_STATE_HOME"); absolute(state)) {
+        return std::string(state) + "/sigmacast";
+    }
+    const char* home = std::getenv("HOME");
+    return absolute(home) ? std::string(home) + "/.local/state/sigmacast" : "";
+}
+
 }  // namespace
 
 int run_publish(const PublishCommand& command) {
+    const char* named = std::getenv("SIGMAVAULT_DATA_DIR");
+    const bool configured = !command.config.empty() || (named && *named);
+    const std::string data_dir =
+        command.data_dir.empty() && !configured ? state_folder() : command.data_dir;
+    if (data_dir.empty() && !configured) {
+        complain("neither XDG_STATE_HOME nor HOME names a folder: give one with --data-dir");
+        return kExitUsage;
+    }
     std::vector<std::string> notes;
     const auto settings = load_settings(
         command.config, [](const char* name) -> const char* { return std::getenv(name); }, notes,
         [&](Settings& all) {
-            if (!command.data_dir.empty()) {
-                all.data_dir = command.data_dir;
+            if (!data_dir.empty()) {
+                all.data_dir = data_dir;
             }
         });
     if (!settings) {

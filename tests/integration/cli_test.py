@@ -79,6 +79,30 @@ def test_publish_without_a_broker_says_so_and_fails(make_cluster, engine):
     assert done.stderr.strip()
 
 
+def test_publish_leaves_the_folder_alone_from_which_it_is_called(make_cluster, tmp_path):
+    cluster = make_cluster(start=False)
+    here, state, home = tmp_path / "here", tmp_path / "state", tmp_path / "home"
+    here.mkdir()
+
+    def published(*options, **environment):
+        done = subprocess.run([BIN / "sigmacast", "publish", "--timeout", "100ms", *map(str, options)], input="",
+                              capture_output=True, text=True, timeout=30, cwd=here,
+                              env={**clean_environment(), "HOME": str(home), "XDG_STATE_HOME": "", **environment})
+        assert list(here.iterdir()) == [], done.stderr
+        return done
+
+    published(XDG_STATE_HOME=str(state))
+    assert list((state / "sigmacast").glob("*.epoch"))
+    published()
+    assert list((home / ".local/state/sigmacast").glob("*.epoch"))
+    config = cluster.command_config()
+    published("--config", config)
+    assert list((config.parent / "data").glob("*.epoch"))
+    published("--config", config, "--data-dir", tmp_path / "named")
+    assert list((tmp_path / "named").glob("*.epoch"))
+    assert published(HOME="").returncode == 2
+
+
 def log_rows(cluster, *options):
     done = cluster.command("log", cluster.database, "--json", *options)
     assert done.returncode == 0, done.stderr
