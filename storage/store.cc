@@ -563,10 +563,6 @@ Result<std::size_t> Store::trim(Now now, const TrimLimits& limits) {
             need(sql_.floor.run(row.pos, row.seq, stream->id));
         }
         need(transaction.commit());
-        for (const auto& [stream, row] : last) {
-            stream->record.floor_pos = row.pos;
-            stream->record.floor_seq = row.seq;
-        }
         return trimmed.size();
     } catch (const Failure& failure) {
         return refused(failure.error);
