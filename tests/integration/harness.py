@@ -72,7 +72,7 @@ def until(condition, timeout=8, what="the condition", every=0.01):
 
 def get(port, path, method="GET", headers=None, body=None, timeout=5):
     """(status, headers, body); the body is parsed where it is JSON."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout * PATIENCE)
     try:
         connection.request(method, path, body=body, headers=headers or {})
         answer = connection.getresponse()
