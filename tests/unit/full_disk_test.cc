@@ -24,11 +24,15 @@ constexpr TrimLimits kKeepAll{Seconds{1'000'000}, Seconds{1'000'000}, 0};
 
 bool enter_own_mounts() {
     const std::string user = "0 " + std::to_string(geteuid()) + " 1";
+    const std::string group = "0 " + std::to_string(getegid()) + " 1";
     if (unshare(CLONE_NEWNS) != 0) {
         if (unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0) {
             return false;
         }
+        // Without both, no file can be made.
         std::ofstream("/proc/self/uid_map") << user;
+        std::ofstream("/proc/self/setgroups") << "deny";
+        std::ofstream("/proc/self/gid_map") << group;
     }
     return mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0;
 }
