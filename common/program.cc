@@ -1,6 +1,7 @@
 #include "common/program.h"
 
 #include <CLI/CLI.hpp>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -106,6 +107,9 @@ int run_program(int argc, const char* const* argv, const ProgramInfo& info,
         std::printf("%s: the configuration is good\n", info.name.c_str());
         return kExitOk;
     }
+    // A limit on the size of files (RLIMIT_FSIZE) is then a disk that refuses, which each writer
+    // handles, and not the end of the process.
+    std::signal(SIGXFSZ, SIG_IGN);
     log_start(info.name, loaded->log_level);
     for (const std::string& note : notes) {
         log_warn("setting adjusted", {{"note", note}});

@@ -218,12 +218,12 @@ def test_status_fails_when_a_process_is_gone(cluster):
 
 
 def test_a_disk_that_refuses_shows_in_status_and_in_publish(cluster):
-    # As a full disk: no file grows any more. Python ignores the signal for that, and so does what inherits it.
+    # As a full disk: no file grows any more. The kernel's signal for that (SIGXFSZ) would end a program that does not
+    # ignore it. The log is a file too: it must not stand in the way.
     cluster.broker.kill()
     cluster.broker.process = subprocess.Popen([BIN / cluster.broker.binary, "--config", cluster.broker.config_path],
-                                              restore_signals=False, stdout=subprocess.DEVNULL,
-                                              stderr=subprocess.DEVNULL, cwd=cluster.broker.folder,
-                                              env=clean_environment())
+                                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                              cwd=cluster.broker.folder, env=clean_environment())
     cluster.broker.started_at = 0
     cluster.broker.wait_ready()
     until(cluster.producer.is_ready, what="the producer is ready")
