@@ -154,6 +154,26 @@ def test_the_addresses_that_it_prints_are_served(running):
             assert b"<html" in answer.read()
 
 
+def pasted(one, said, option):
+    """Runs the command with that option that ops/run has printed, as it stands there, without what the test knows."""
+    line = re.search(rf"(\S*ops/run {option}(?: --data \S+)?)", said)
+    assert line, f"no command with {option} in: {said}"
+    clean = {key: value for key, value in one.environment.items() if key != "SIGMAVAULT_PORT"}
+    return subprocess.run(["bash", "-c", line[1]], env=clean, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                          timeout=90, check=False)
+
+
+def test_the_commands_that_it_prints_work_as_they_stand(running):
+    status = pasted(running, running.said, "--status")
+    assert status.returncode == 0 and str(running.data) in status.stdout, status.stdout + status.stderr
+    follow = re.search(r"terminal +(\S+ tail \S+)", running.said)[1]
+    live = subprocess.run(["bash", "-c", follow + " --count 1"], env=running.environment, capture_output=True, text=True,
+                          timeout=60, check=False)
+    assert live.returncode == 0 and "connected" in live.stdout, live.stderr
+    second = running.run("--detach")
+    assert f"--stop --data {running.data}" in second.stderr, "a pasted --stop ends this one, and no other"
+
+
 def test_as_root_everything_runs_as_another_user(running):
     if os.geteuid() != 0:
         pytest.skip("not root")
@@ -257,10 +277,10 @@ def test_stop_also_ends_what_a_killed_supervisor_left_behind(instance):
     assert "broker" in instance.pids()
     status = instance.run("--status")
     assert status.returncode == 1 and len(status.stdout.splitlines()) == 1
-    assert "still run without supervisor" in status.stdout and "--stop ends them" in status.stdout
+    assert "still run without supervisor" in status.stdout and "ends them" in status.stdout
     again = instance.run("--detach")
-    assert again.returncode == 1 and "--stop ends them" in again.stderr
-    assert instance.run("--stop").returncode == 0
+    assert again.returncode == 1 and "ends them" in again.stderr
+    assert pasted(instance, again.stderr, "--stop").returncode == 0
     assert instance.pids() == {}
 
 
@@ -304,6 +324,54 @@ def test_a_busy_port_is_named_and_nothing_is_started(instance):
         assert f"port {instance.edges[1]}" in refused.stderr and f"process {os.getpid()}" in refused.stderr
         assert len(refused.stderr.splitlines()) == 1
     assert instance.pids() == {}
+
+
+def test_a_busy_port_is_found_before_anything_is_built(instance):
+    line = clone_of_ops(instance.folder / "clone", "/nonexistent/data")  # Whoever builds here fails: there are no sources.
+    (instance.folder / "clone/ops/setup").write_text("#!/bin/sh\n")
+    (instance.folder / "clone/ops/setup").chmod(0o755)
+    with socket.create_server(("127.0.0.1", instance.edges[0])):
+        options = ["--user", "nobody"] if os.geteuid() == 0 else []
+        refused = subprocess.run(line + ["--config", str(instance.config), "--data", str(instance.data), *options],
+                                 env=instance.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                                 timeout=60, check=False)
+    assert refused.returncode == 1 and f"port {instance.edges[0]}" in refused.stderr, refused.stderr
+    assert refused.stdout == "", "it did not come to building"
+    assert not instance.data.exists()
+
+
+def files_below(folder):
+    return sorted((str(path), path.lstat().st_uid) for path in [folder, *folder.rglob("*")])
+
+
+@pytest.mark.parametrize("mistake", ["busy port", "no such user", "no programs", "no configuration", "bad configuration"])
+@pytest.mark.parametrize("there", ["nothing", "an empty folder"])
+def test_a_start_that_is_refused_leaves_nothing_behind(instance, mistake, there):
+    instance.data = instance.folder / "new/data"
+    if there == "an empty folder":
+        instance.data.mkdir(parents=True)
+    before = files_below(instance.folder)
+    runs = {folder for folder in pathlib.Path("/run").glob("sigmacast-*")}
+    options = {"no such user": ["--user", "no-such-user"], "no programs": ["--bin", "/nonexistent"],
+               "no configuration": ["--config", "/nonexistent.toml"]}.get(mistake, [])
+    if mistake == "no such user" and os.geteuid() != 0:
+        pytest.skip("not root")
+    if mistake == "bad configuration":
+        instance.config.write_text(instance.config.read_text() + "fed = 1\n")
+    with socket.create_server(("127.0.0.1", instance.edges[1] if mistake == "busy port" else 0)):
+        refused = instance.run("--detach", *options)
+    assert refused.returncode == 1 and refused.stderr, refused.stdout
+    assert files_below(instance.folder) == before
+    assert {folder for folder in pathlib.Path("/run").glob("sigmacast-*")} <= runs
+
+
+def test_a_start_that_is_refused_harms_nothing_that_was_there(instance):
+    assert instance.run("--detach", "--edges", "1").returncode == 0
+    assert instance.run("--stop").returncode == 0
+    before = files_below(instance.data)
+    with socket.create_server(("127.0.0.1", instance.edges[0])):
+        assert instance.run("--detach").returncode == 1
+    assert files_below(instance.data) == before
 
 
 def test_a_wrong_configuration_is_refused_by_line_and_nothing_is_started(instance):
