@@ -116,6 +116,9 @@ Result<std::shared_ptr<const Value>> Cache::put(const Message& message) {
     }
     auto made = make_value(message);
     if (!made) {
+        if (before) {  // Ticks would keep it young.
+            erase(*before->stream, message.key);
+        }
         return made.error();
     }
     std::shared_ptr<Value> value = std::move(made.value());
@@ -154,12 +157,14 @@ void Cache::keep(std::shared_ptr<Value> value) {
     auto& place = entries[value->key];
     const std::size_t before = place ? place->json->size() : 0;
     const bool room =
-        (place || entries_ < kEntriesMax) && bytes_ - before + value->json->size() <= kBytesMax;
+        (place || entries_ < kEntriesMax) && bytes_ - before + value->json->size() <= bytes_max_;
     if (!room) {
         ++not_kept_;
-        if (!place) {
-            entries.erase(value->key);
+        if (place) {  // It is not the newest any more.
+            bytes_ -= before;
+            --entries_;
         }
+        entries.erase(value->key);
         return;
     }
     entries_ += place ? 0u : 1u;

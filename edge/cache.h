@@ -33,6 +33,8 @@ class Cache {
     static constexpr std::size_t kPollsMax = 10'000;
     static constexpr std::size_t kStreamsMax = 20'000;
 
+    explicit Cache(std::size_t bytes_max = kBytesMax) : bytes_max_(bytes_max) {}
+
     /// One poll and what is known of it.
     struct Poll {
         PollState state;
@@ -49,7 +51,7 @@ class Cache {
 
     /// Takes a value or an event. A state value is kept; a final one ends its key; nullptr for one
     /// that is older than what is kept. Errors: kInvalid, kTooLarge where the data cannot become
-    /// JSON; the value before it stays.
+    /// JSON; the value before it goes, since reports would call it new.
     Result<std::shared_ptr<const Value>> put(const Message& message);
 
     /// A transition of the broker's. Returns its poll, or nullptr where nothing is known of it.
@@ -113,6 +115,7 @@ class Cache {
     void apply_report(const Report& report, const std::string& origin);
     std::vector<std::string> apply_quality(const Poll& poll);
 
+    const std::size_t bytes_max_;
     std::map<std::string, Origins, std::less<>> topics_;
     std::map<std::pair<std::string, std::string>, std::unique_ptr<Stream>, std::less<>> streams_;
     std::set<std::string, std::less<>> topic_names_;

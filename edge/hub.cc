@@ -505,10 +505,10 @@ void Hub::answer_subscribe(Session& session, std::string_view id,
             if (Bytes made = make_value(*value, Dialect::kV1, now, true)) {
                 bytes += made->size();
                 frames.push_back({std::move(made), value->stream, value->seq, 0});
-            } else if (value->seq != 0) {
-                left_out.push_back(
-                    {make(render_skipped(*value->stream, value->seq, value->seq, "too_large", now)),
-                     nullptr, 0, 0});
+            } else {
+                left_out.push_back({make(render_skipped(*value->stream, value->seq, value->seq,
+                                                        "too_large", now, &value->key)),
+                                    nullptr, 0, 0});
                 bytes += left_out.back().frame->size();
             }
         }
@@ -617,10 +617,12 @@ void Hub::on_value(const Message& message, Now now) {
 
 void Hub::tell_skipped(const Message& message, std::string_view why, Now now) {
     const Stream* stream = cache_.stream(message.origin, message.topic);
-    if (stream && message.seq != 0) {
+    const bool withheld = message.kind == Kind::kValue && why != "superseded";
+    if (stream && (withheld || message.seq != 0)) {
         push_topic(message.topic, Dialect::kV1,
-                   {make(render_skipped(*stream, message.seq, message.seq, why, now)), stream,
-                    message.seq, 0},
+                   {make(render_skipped(*stream, message.seq, message.seq, why, now,
+                                        withheld ? &message.key : nullptr)),
+                    stream, message.seq, 0},
                    now);
     }
 }

@@ -285,12 +285,17 @@ std::string render_tick(const Source& source, const std::vector<std::string>* ke
 }
 
 std::string render_skipped(const Stream& stream, std::uint64_t from, std::uint64_t to,
-                           std::string_view why, Now now) {
+                           std::string_view why, Now now, const std::string* key) {
     std::string data = "{";
     append_member(data, "topic", stream.topic);
-    append_member(data, "from", from);
-    append_member(data, "to", to);
+    if (from != 0) {
+        append_member(data, "from", from);
+        append_member(data, "to", to);
+    }
     append_member(data, "why", why);
+    if (key) {
+        append_member(data, "key", *key);
+    }
     data += '}';
     std::string rest;
     append_member(rest, "origin", stream.origin);

@@ -80,8 +80,10 @@ std::string render_value(const Value& value, const Age& age, Dialect dialect, No
 std::string render_transition(const Transition& transition, Now now);
 /// A good answer that changed nothing. `keys` are named where the engine's list was not complete.
 std::string render_tick(const Source& source, const std::vector<std::string>* keys, Now now);
+/// `from` 0: what is not sent has no position. `key`: what the client holds of it is not the newest
+/// any more, and nothing will say so again; null where a newer value follows, or it is no state.
 std::string render_skipped(const Stream& stream, std::uint64_t from, std::uint64_t to,
-                           std::string_view why, Now now);
+                           std::string_view why, Now now, const std::string* key = nullptr);
 
 /// {"type":TYPE,"timestamp":NOW[,"id":ID][,"data":DATA][,REST]}; `id`, `data` and `rest` are JSON
 /// text, or empty.

@@ -80,12 +80,26 @@ TEST_F(CacheTest, AFinalValueEndsItsKey) {
     EXPECT_EQ(cache_.bytes(), 0u);
 }
 
-TEST_F(CacheTest, WhatCannotBecomeJsonIsRefusedAndTheOldValueStays) {
+TEST_F(CacheTest, WhatCannotBecomeJsonIsRefusedAndNoOlderValueIsShownForIt) {
     ASSERT_TRUE(cache_.put(value({}, clock_.now())));
     Message bad = value({.seq = 2}, clock_.now());
     bad.data = std::make_shared<const std::string>("\xdd\xff\xff\xff\xff");
     EXPECT_FALSE(cache_.put(bad));
-    EXPECT_EQ(cache_.find("nas", "system.status", "")->seq, 1u);
+    EXPECT_EQ(cache_.find("nas", "system.status", ""), nullptr);
+    EXPECT_EQ(cache_.bytes(), 0u);
+}
+
+TEST_F(CacheTest, WhereANewerValueHasNoRoomTheOlderOneIsNotShownForIt) {
+    Cache cache(100);
+    ASSERT_TRUE(cache.put(value({.key = "other", .json = R"({"n":1})"}, clock_.now())));
+    ASSERT_TRUE(cache.put(value({.key = "grows", .json = R"({"n":1})"}, clock_.now())));
+    const std::string large = R"({"n":")" + std::string(100, 'x') + R"("})";
+    ASSERT_TRUE(cache.put(value({.key = "grows", .json = large, .seq = 2}, clock_.now())))
+        << "it still passes through to clients";
+    EXPECT_EQ(cache.not_kept(), 1u);
+    EXPECT_EQ(cache.find("nas", "system.status", "grows"), nullptr);
+    EXPECT_EQ(cache.entries(), 1u);
+    EXPECT_EQ(cache.bytes(), 7u);
 }
 
 TEST_F(CacheTest, ASnapshotRemovesWhatItDoesNotHoldAndKeepsWhatIsNewer) {

@@ -366,6 +366,7 @@ TEST_F(HubTest, WhatCannotBecomeJsonIsSkippedAndTheFeedGoesOn) {
     const auto messages = read(session);
     ASSERT_THAT(types(messages), ElementsAre("skipped", "system.status"));
     EXPECT_EQ(messages[0].at("data").at("why"), "not_encodable");
+    EXPECT_EQ(messages[0].at("data").at("key"), "") << "what the client holds of it is old";
 }
 
 TEST_F(HubTest, WhatIsLargerThanAClientsQueueIsSkippedClosesNobodyAndTheFeedGoesOn) {
@@ -387,6 +388,7 @@ TEST_F(HubTest, WhatIsLargerThanAClientsQueueIsSkippedClosesNobodyAndTheFeedGoes
         const Object& data = messages[0].at("data").as_object();
         EXPECT_EQ(data.at("why"), "too_large");
         EXPECT_EQ(data.at("from"), 2);
+        EXPECT_EQ(data.at("key"), "");
         EXPECT_FALSE(each->closing());
     }
     wait(Millis{1'000});
