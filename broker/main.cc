@@ -6,8 +6,10 @@
 #include <utility>
 
 #include "broker/broker.h"
+#include "broker/permissions.h"
 #include "common/admin.h"
 #include "common/bus.h"
+#include "common/curve.h"
 #include "common/log.h"
 #include "common/loop.h"
 #include "common/metrics.h"
@@ -38,10 +40,13 @@ std::vector<bus::SocketOptions> socket_options(const BrokerSettings& settings) {
     sockets[kIngest].type = bus::SocketType::kSub;
     sockets[kIngest].endpoint = settings.ingest;
     sockets[kIngest].subscribe = {""};
+    sockets[kIngest].rights = bus::kPublish;
     sockets[kFeed].type = bus::SocketType::kXpub;
     sockets[kFeed].endpoint = settings.feed;
+    sockets[kFeed].rights = bus::kRead;
     sockets[kRepair].type = bus::SocketType::kRouter;
     sockets[kRepair].endpoint = settings.repair;
+    sockets[kRepair].rights = bus::kPublish | bus::kRead;  // Permissions tell the two apart.
     for (bus::SocketOptions& socket : sockets) {
         socket.bind = true;
     }
@@ -61,8 +66,8 @@ class BrokerMetrics {
             .set(seconds);
     }
 
-    void update(const broker::Broker& broker, const storage::Writer& writer,
-                const bus::Node& node) {
+    void update(const broker::Broker& broker, const storage::Writer& writer, const bus::Node& node,
+                const broker::Permissions& permissions) {
         const auto& counts = broker.counts();
         const auto& ingest = broker.ingest_counts();
         raise("sigmacast_broker_received_total", "Messages from producers", counts.received);
@@ -94,6 +99,13 @@ class BrokerMetrics {
         raise("sigmacast_broker_trimmed_total", "Rows removed by retention", writer.rows_trimmed());
         raise("sigmacast_broker_bus_dropped_total", "Messages that found the bus queue full",
               node.dropped());
+        raise("sigmacast_broker_denied_total", "Connections whose key was not let in",
+              node.denied());
+        raise("sigmacast_broker_handshakes_failed_total",
+              "Connections that ended before they showed a key, or showed nothing of ours",
+              node.handshakes_failed());
+        raise("sigmacast_broker_forbidden_total",
+              "Messages that wanted more than their program's key may", permissions.refused());
         set("sigmacast_broker_pos", "Committed position of the log",
             static_cast<double>(broker.pos()));
         set("sigmacast_broker_durable", "1 while the database takes commits",
@@ -154,15 +166,17 @@ Readiness readiness(const broker::Broker& broker, Now now) {
 /// Runs on: the loop.
 class Service final : public broker::BrokerOutputs {
  public:
-    Service(const Settings& settings, std::unique_ptr<storage::Store> store,
+    Service(const Settings& settings, bus::Curve curve, std::unique_ptr<storage::Store> store,
             storage::LogReader reader)
-        : broker_(store->take_loaded(), *this, Random::from_system()),
+        : permissions_(settings.curve),
+          broker_(store->take_loaded(), *this, Random::from_system()),
           reader_(std::move(reader)),
           metrics_view_(metrics_),
           timer_(loop_, [this] { on_timer(); }),
           stop_timer_(loop_, [this] { give_up(); }),
-          node_(loop_, socket_options(settings.broker),
-                [this](auto batch) { on_batch(std::move(batch)); }),
+          node_(
+              loop_, socket_options(settings.broker),
+              [this](auto batch) { on_batch(std::move(batch)); }, std::move(curve)),
           writer_(std::move(store),
                   {settings.broker.retain_values, settings.broker.retain_events,
                    settings.broker.retain_bytes},
@@ -170,7 +184,7 @@ class Service final : public broker::BrokerOutputs {
           admin_(
               loop_, settings.broker.admin_port, metrics_,
               [this] { return readiness(broker_, system_now()); },
-              [this] { metrics_view_.update(broker_, writer_, node_); }) {}
+              [this] { metrics_view_.update(broker_, writer_, node_, permissions_); }) {}
 
     int run() {
         for (const Result<>& started : {node_.start(), admin_.start()}) {
@@ -227,6 +241,9 @@ class Service final : public broker::BrokerOutputs {
             const Now sent{incoming.sent, now.wall};
             if (incoming.socket == kIngest) {
                 auto message = decode(incoming.frames, sent);
+                if (message && !permissions_.allow(incoming.client, *message, now.mono)) {
+                    continue;
+                }
                 if (message) {
                     ingest.push_back(std::move(*message));
                     if (ingest.size() >= kTurnMax) {
@@ -238,7 +255,7 @@ class Service final : public broker::BrokerOutputs {
                     unreadable(message.error());
                 }
             } else if (incoming.socket == kRepair) {
-                on_repair(std::move(incoming.frames), sent, now);
+                on_repair(std::move(incoming), sent, now);
             }
         }
         hand_over();
@@ -250,7 +267,8 @@ class Service final : public broker::BrokerOutputs {
         log_debug("a message could not be read", {{"error", error.message}});
     }
 
-    void on_repair(Frames frames, Now sent, Now now) {
+    void on_repair(bus::Incoming incoming, Now sent, Now now) {
+        Frames& frames = incoming.frames;
         if (frames.size() < 2) {
             unreadable({Errc::kInvalid, "a request without a body"});
             return;
@@ -260,6 +278,9 @@ class Service final : public broker::BrokerOutputs {
         auto request = protocol::decode(frames, sent);
         if (!request) {
             unreadable(request.error());
+            return;
+        }
+        if (!permissions_.allow(incoming.client, *request, now.mono)) {
             return;
         }
         broker_.on_request(peer, std::move(*request), now);
@@ -298,6 +319,7 @@ class Service final : public broker::BrokerOutputs {
     }
 
     Loop loop_;
+    broker::Permissions permissions_;
     broker::Broker broker_;
     storage::LogReader reader_;
     Metrics metrics_;
@@ -316,6 +338,10 @@ int fail(const Error& error) {
 }
 
 int run_broker(const Settings& settings) {
+    auto curve = read_curve(settings, CurveRole::kBroker);
+    if (!curve) {
+        return fail(curve.error());
+    }
     const std::string path = database_path(settings);
     const auto folder = std::filesystem::path(path).parent_path();
     std::error_code ignored;  // What is wrong with the folder shows when the lock is taken.
@@ -343,8 +369,13 @@ int run_broker(const Settings& settings) {
     if (!reader) {
         return fail(reader.error());
     }
-    Service service(settings, std::move(*store), std::move(*reader));
+    Service service(settings, std::move(*curve), std::move(*store), std::move(*reader));
     return service.run();
+}
+
+Result<> check(const Settings& settings) {
+    const auto curve = read_curve(settings, CurveRole::kBroker);
+    return curve ? Result<>() : Result<>(curve.error());
 }
 
 }  // namespace
@@ -358,13 +389,15 @@ int main(int argc, char** argv) {
         .summary = "Keeps the event log and the last-known-good state, and feeds the edges.",
         .options = {{"--admin-port", "Port of /livez, /readyz and /metrics", &admin_port},
                     {"--database", "The database file", &database}},
-        .apply = [&](sigmacast::Settings& settings) {
-            if (admin_port) {
-                settings.broker.admin_port = *admin_port;
-            }
-            if (database) {
-                settings.broker.database = *database;
-            }
-        }};
+        .apply =
+            [&](sigmacast::Settings& settings) {
+                if (admin_port) {
+                    settings.broker.admin_port = *admin_port;
+                }
+                if (database) {
+                    settings.broker.database = *database;
+                }
+            },
+        .check = sigmacast::check};
     return sigmacast::run_program(argc, argv, info, sigmacast::run_broker);
 }

@@ -14,11 +14,13 @@
 #include <deque>
 #include <exception>
 #include <mutex>
+#include <optional>
 #include <string_view>
 #include <thread>
 #include <utility>
 #include <zmq.hpp>
 
+#include "common/bus_gate.h"
 #include "common/log.h"
 #include "common/transit.h"
 
@@ -32,6 +34,7 @@ constexpr std::size_t kOutgoingBytesMax = 256u << 20;  // The same, for large me
 constexpr std::size_t kDrainMax = 256;                 // From one socket in one turn.
 constexpr std::size_t kFramesMax = 200'016;  // Of one message: 100,000 records and what is around.
 constexpr int kLingerMs = 200;
+constexpr int kHandshakeMs = 10'000;  // Whoever connects and says nothing is let go.
 
 zmq::socket_type zmq_type(SocketType type) {
     switch (type) {
@@ -57,6 +60,7 @@ void configure(zmq::socket_t& socket, const SocketOptions& options) {
     socket.set(zmq::sockopt::heartbeat_ivl, 500);
     socket.set(zmq::sockopt::heartbeat_timeout, 1'500);
     socket.set(zmq::sockopt::heartbeat_ttl, 2'000);
+    socket.set(zmq::sockopt::handshake_ivl, kHandshakeMs);
     socket.set(zmq::sockopt::reconnect_ivl, 10);
     socket.set(zmq::sockopt::reconnect_ivl_max, 200);
     socket.set(zmq::sockopt::tcp_keepalive, 1);
@@ -72,6 +76,33 @@ void configure(zmq::socket_t& socket, const SocketOptions& options) {
             socket.set(zmq::sockopt::subscribe, prefix);
         }
     }
+}
+
+/// `domain` is what the gate tells this socket's handshakes by.
+void secure(zmq::socket_t& socket, const Curve& curve, bool bind, std::size_t domain) {
+    if (curve.secret_key.empty()) {
+        return;
+    }
+    socket.set(zmq::sockopt::curve_secretkey, curve.secret_key);
+    if (bind) {
+        socket.set(zmq::sockopt::curve_server, true);
+        socket.set(zmq::sockopt::zap_domain, std::to_string(domain));
+    } else {
+        socket.set(zmq::sockopt::curve_publickey, curve.public_key);
+        socket.set(zmq::sockopt::curve_serverkey, curve.broker_key);
+    }
+}
+
+/// What a broker on this host binds to is no address to connect to.
+std::string to_connect(const std::string& endpoint) {
+    for (const auto& [any, loopback] :
+         {std::pair<std::string, std::string>{"tcp://0.0.0.0:", "tcp://127.0.0.1:"},
+          {"tcp://[::]:", "tcp://[::1]:"}}) {
+        if (endpoint.starts_with(any)) {
+            return loopback + endpoint.substr(any.size());
+        }
+    }
+    return endpoint;
 }
 
 /// The file of an ipc endpoint; empty for other transports and for abstract names.
@@ -123,7 +154,7 @@ Result<> bind(zmq::socket_t& socket, const std::string& endpoint) {
 
 Result<> connect(zmq::socket_t& socket, const std::string& endpoint) {
     try {
-        socket.connect(endpoint);
+        socket.connect(to_connect(endpoint));
     } catch (const zmq::error_t& error) {
         return Error{Errc::kUnavailable, "cannot connect to " + endpoint + ": " + error.what()};
     }
@@ -177,10 +208,16 @@ class Wake {
 
 struct Node::Impl {
     Impl(Loop& the_loop, std::vector<SocketOptions> sockets_wanted,
-         std::function<void(std::vector<Incoming>)> on_batch)
+         std::function<void(std::vector<Incoming>)> on_batch, Curve curve_wanted)
         : loop(the_loop),
           options(std::move(sockets_wanted)),
-          inbox(std::make_shared<Inbox>(std::move(on_batch))) {}
+          curve(std::move(curve_wanted)),
+          inbox(std::make_shared<Inbox>(std::move(on_batch))),
+          gate(curve.clients, doors(options)) {
+        for (const SocketOptions& socket : options) {
+            watches.emplace_back(Watch::Options{socket.endpoint, socket.bind, curve.public_key});
+        }
+    }
 
     struct Outgoing {
         std::size_t socket;
@@ -188,8 +225,18 @@ struct Node::Impl {
         Mono at;
     };
 
+    [[nodiscard]] bool judges_keys() const {
+        return !curve.secret_key.empty() && std::any_of(options.begin(), options.end(),
+                                                        [](auto& socket) { return socket.bind; });
+    }
+    static std::vector<Gate::Door> doors(const std::vector<SocketOptions>& options);
     Result<> open();
+    Result<> open_socket(const SocketOptions& wanted);
+    void close();
     void run();
+    [[nodiscard]] std::chrono::milliseconds until_connect() const;
+    void look_after(const std::vector<zmq::pollitem_t>& items);
+    void connect_anew(std::size_t index);
     bool poll(std::vector<zmq::pollitem_t>& items, bool reading);
     void drain(std::size_t index, std::vector<Incoming>& into, std::size_t& bytes);
     bool receive(std::size_t index, Incoming& into);
@@ -199,6 +246,7 @@ struct Node::Impl {
 
     Loop& loop;
     const std::vector<SocketOptions> options;
+    const Curve curve;
     const std::shared_ptr<Inbox> inbox;
     std::shared_ptr<Wake> wake = std::make_shared<Wake>();
     std::atomic<std::uint64_t> dropped = 0;
@@ -212,35 +260,76 @@ struct Node::Impl {
     // Made by start(), then the bus thread's alone.
     zmq::context_t context{1};
     std::vector<zmq::socket_t> sockets;
+    std::deque<Watch> watches;  // One a socket; made by the constructor, for the counts.
+    Gate gate;                  // Open where judges_keys().
     std::size_t room = kIncomingMax;
     Transit transit{clock_id()};
     std::thread thread;
 };
 
+std::vector<Gate::Door> Node::Impl::doors(const std::vector<SocketOptions>& options) {
+    std::vector<Gate::Door> doors;
+    for (const SocketOptions& socket : options) {
+        doors.push_back({socket.rights, socket.endpoint});
+    }
+    return doors;
+}
+
 Result<> Node::Impl::open() {
-    for (const SocketOptions& wanted : options) {
-        try {
-            sockets.emplace_back(context, zmq_type(wanted.type));
-            configure(sockets.back(), wanted);
-        } catch (const zmq::error_t& error) {
-            return Error{Errc::kUnavailable,
-                         "cannot make a socket for " + wanted.endpoint + ": " + error.what()};
+    // Where nobody judges the keys ZeroMQ lets everyone in: so the gate first.
+    if (judges_keys()) {
+        if (Result<> opened = gate.open(context.handle()); !opened) {
+            return opened;
         }
-        Result<> done = wanted.bind ? bind(sockets.back(), wanted.endpoint)
-                                    : connect(sockets.back(), wanted.endpoint);
-        if (!done) {
-            return done;
+    }
+    for (const SocketOptions& wanted : options) {
+        if (Result<> opened = open_socket(wanted); !opened) {
+            return opened;
         }
     }
     return {};
 }
 
+Result<> Node::Impl::open_socket(const SocketOptions& wanted) {
+    const std::size_t index = sockets.size();
+    try {
+        sockets.emplace_back(context, zmq_type(wanted.type));
+        configure(sockets.back(), wanted);
+        secure(sockets.back(), curve, wanted.bind, index);
+    } catch (const zmq::error_t& error) {
+        return Error{Errc::kUnavailable,
+                     "cannot make a socket for " + wanted.endpoint + ": " + error.what()};
+    }
+    if (Result<> opened = watches[index].open(context.handle(), sockets.back().handle(), index);
+        !opened) {
+        return opened;
+    }
+    return wanted.bind ? bind(sockets.back(), wanted.endpoint)
+                       : connect(sockets.back(), wanted.endpoint);
+}
+
+/// The watches first: a socket that closes waits for room in what is watched.
+void Node::Impl::close() {
+    for (Watch& watch : watches) {
+        watch.close();
+    }
+    sockets.clear();  // What is left has kLingerMs to leave; the context waits for it.
+    gate.close();
+}
+
 void Node::Impl::run() {
+    // Sockets, their watches, the gate, the wake.
     std::vector<zmq::pollitem_t> items;
     for (zmq::socket_t& socket : sockets) {
         items.push_back({socket.handle(), 0, ZMQ_POLLIN, 0});
     }
+    for (const Watch& watch : watches) {
+        items.push_back({watch.socket(), 0, ZMQ_POLLIN, 0});
+    }
     items.push_back({nullptr, wake->fd(), ZMQ_POLLIN, 0});
+    if (gate.socket() != nullptr) {
+        items.push_back({gate.socket(), 0, ZMQ_POLLIN, 0});
+    }
 
     std::vector<Incoming> batch;
     bool reading = true;
@@ -249,6 +338,7 @@ void Node::Impl::run() {
             continue;
         }
         wake->clear();
+        look_after(items);
         send_waiting();
         std::size_t bytes = 0;
         if (reading) {
@@ -261,7 +351,7 @@ void Node::Impl::run() {
         reading = hand_over(batch, bytes);
     }
     send_waiting();
-    sockets.clear();  // What is left has kLingerMs to leave; the context waits for it.
+    close();
 }
 
 bool Node::Impl::poll(std::vector<zmq::pollitem_t>& items, bool reading) {
@@ -269,13 +359,53 @@ bool Node::Impl::poll(std::vector<zmq::pollitem_t>& items, bool reading) {
         items[i].events = reading ? ZMQ_POLLIN : static_cast<short>(0);
     }
     try {
-        zmq::poll(items, std::chrono::milliseconds(-1));
+        zmq::poll(items, until_connect());
         return true;
     } catch (const zmq::error_t& error) {
         if (error.num() == EINTR) {
             return false;
         }
         throw;
+    }
+}
+
+/// Handshakes: in their own place, whether or not messages are read at the moment.
+void Node::Impl::look_after(const std::vector<zmq::pollitem_t>& items) {
+    const Mono now = BootClock::now();
+    if (gate.socket() != nullptr && (items.back().revents & ZMQ_POLLIN) != 0) {
+        gate.answer(now);
+    }
+    for (std::size_t i = 0; i < watches.size(); ++i) {
+        if ((items[sockets.size() + i].revents & ZMQ_POLLIN) != 0) {
+            watches[i].take(now);
+        }
+        const auto at = watches[i].connect_at();
+        if (at && *at <= now) {
+            connect_anew(i);
+        }
+    }
+}
+
+std::chrono::milliseconds Node::Impl::until_connect() const {
+    std::optional<Mono> next;
+    for (const Watch& watch : watches) {
+        const auto at = watch.connect_at();
+        next = at && (!next || *at < *next) ? at : next;
+    }
+    if (!next) {
+        return std::chrono::milliseconds(-1);
+    }
+    const Mono now = BootClock::now();
+    return *next <= now ? std::chrono::milliseconds(0) : elapsed(now, *next) + Millis(1);
+}
+
+/// ZeroMQ keeps the endpoint of a socket that was turned away, and does nothing more for it.
+void Node::Impl::connect_anew(std::size_t index) {
+    watches[index].connected_anew();
+    const std::string endpoint = to_connect(options[index].endpoint);
+    zmq_disconnect(sockets[index].handle(), endpoint.c_str());  // Gone already is as good.
+    if (const Result<> connected = connect(sockets[index], endpoint); !connected) {
+        log_error("the bus cannot connect anew", {{"why", connected.error().message}});
     }
 }
 
@@ -311,6 +441,10 @@ bool Node::Impl::receive(std::size_t index, Incoming& into) {
             frames.emplace_back(static_cast<const char*>(part.data()), part.size());
         }
     } while (part.more());
+    if (options[index].bind && !curve.secret_key.empty()) {
+        const char* client = zmq_msg_gets(part.handle(), "User-Id");
+        into.client = client == nullptr ? "" : client;
+    }
     const Mono now = BootClock::now();
     into.sent = now;
     if (count > kFramesMax || bytes > kIncomingBytesMax) {
@@ -393,8 +527,9 @@ void Node::Impl::transmit(const Outgoing& message) {
 }
 
 Node::Node(Loop& loop, std::vector<SocketOptions> sockets,
-           std::function<void(std::vector<Incoming>)> on_batch)
-    : impl_(std::make_unique<Impl>(loop, std::move(sockets), std::move(on_batch))) {}
+           std::function<void(std::vector<Incoming>)> on_batch, Curve curve)
+    : impl_(std::make_unique<Impl>(loop, std::move(sockets), std::move(on_batch),
+                                   std::move(curve))) {}
 
 Node::~Node() {
     stop();
@@ -403,7 +538,7 @@ Node::~Node() {
 Result<> Node::start() {
     Result<> opened = impl_->open();
     if (!opened) {
-        impl_->sockets.clear();
+        impl_->close();
         return opened;
     }
     {
@@ -468,6 +603,18 @@ bool Node::send(std::size_t socket, Frames frames) {
 
 std::uint64_t Node::dropped() const {
     return impl_->dropped;
+}
+
+std::uint64_t Node::denied() const {
+    return impl_->gate.denied();
+}
+
+std::uint64_t Node::handshakes_failed() const {
+    std::uint64_t failed = 0;
+    for (const Watch& watch : impl_->watches) {
+        failed += watch.failed();
+    }
+    return failed;
 }
 
 }  // namespace sigmacast::bus

@@ -7,6 +7,10 @@
 //
 // Each message leaves with a stamp, a last frame of its own, and arrives with the moment when it
 // was sent (transit.h), however long it waited in front of a frozen process.
+//
+// With a key (curve.h) every socket speaks CURVE: binding ones let in the clients that are listed,
+// and say of each message whose it is; connecting ones talk to the broker that they expect, to no
+// other. Whoever is turned away is logged, here and there, and tries again each second.
 #pragma once
 
 #include <cstddef>
@@ -15,6 +19,7 @@
 #include <string>
 #include <vector>
 
+#include "common/curve.h"
 #include "common/loop.h"
 #include "common/message.h"
 
@@ -29,6 +34,7 @@ struct SocketOptions {
     std::vector<std::string> subscribe = {};  // SUB: prefixes of the topic frame; "" is everything.
     int high_water_mark = 10'000;             // Messages.
     std::size_t message_bytes_max = 8u << 20;
+    unsigned rights = 0;  // Binding, with a key: what a client needs (Right), one of them.
 };
 
 struct Incoming {
@@ -36,6 +42,7 @@ struct Incoming {
     Frames frames = {};  // ROUTER: the peer's identity comes first. XPUB: a subscription, \1 or \0
                          // and the prefix.
     Mono sent = {};      // When it was sent, on this machine's clock; never after its arrival.
+    std::string client = {};  // Binding, with a key: the name of the CurveClient that sent it.
 };
 
 class Node {
@@ -43,7 +50,7 @@ class Node {
     /// `on_batch` is called on the loop with 1 to 4,096 messages; while it has not taken a batch,
     /// the bus stops reading and the peer's high-water mark fills.
     Node(Loop& loop, std::vector<SocketOptions> sockets,
-         std::function<void(std::vector<Incoming>)> on_batch);
+         std::function<void(std::vector<Incoming>)> on_batch, Curve curve = {});
     ~Node();
     Node(const Node&) = delete;
     Node& operator=(const Node&) = delete;
@@ -57,6 +64,9 @@ class Node {
     bool send(std::size_t socket, Frames frames);
     /// Messages that send() dropped.
     [[nodiscard]] std::uint64_t dropped() const;
+    /// Handshakes of keys that were not let in (binding), and those that failed otherwise.
+    [[nodiscard]] std::uint64_t denied() const;
+    [[nodiscard]] std::uint64_t handshakes_failed() const;
 
  private:
     struct Impl;

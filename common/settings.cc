@@ -17,6 +17,7 @@
 #include <variant>
 
 #include "common/codec.h"
+#include "common/curve.h"
 
 namespace sigmacast {
 namespace {
@@ -26,6 +27,8 @@ constexpr std::size_t kProblemsMax = 100;  // Shown; the rest is counted.
 constexpr std::size_t kPollsMax = 256;
 constexpr std::size_t kRolesMax = 256;
 constexpr std::size_t kTopicPatternsMax = 256;  // Of one role.
+constexpr std::size_t kCurveClientsMax = 1'024;
+constexpr std::size_t kCurveKeysMax = 4;  // Of one client.
 constexpr std::size_t kIpcPathMax =
     100;  // A socket's path has room for 107 bytes, some of them the system's.
 constexpr std::string_view kTransportBreaker = "engine";
@@ -153,6 +156,21 @@ std::string check_origin(const std::string& value) {
     return {};
 }
 
+/// Of what is refused nothing is repeated: it may be a secret key.
+std::string check_public_key(const std::string& value) {
+    return is_key(value) ? ""
+                         : "is not a public key as sigmacast keygen prints it: 40 characters in "
+                           "Z85";
+}
+
+std::string check_public_key_or_none(const std::string& value) {
+    return value.empty() ? "" : check_public_key(value);
+}
+
+std::string check_right(const std::string& value) {
+    return one_of(value, {"publish", "read"});
+}
+
 std::string check_params(const std::string& value) {
     if (value.empty()) {
         return {};
@@ -190,8 +208,23 @@ bool is_loopback(std::string_view host) {
            (host.substr(0, 4) == "127." && only(host, ".", false, false));
 }
 
-/// Between the programs there is no authentication yet, so that only loopback and ipc are open to
-/// them (P10).
+/// A name, an IPv4 address, or an IPv6 address in brackets: each works for the broker and for those
+/// who connect to it alike.
+std::string check_endpoint_host(const std::string& endpoint, std::string_view host) {
+    if (host == "*") {
+        return "'" + endpoint +
+               "' has no address that others could connect to: write 0.0.0.0 for "
+               "all of this machine's, or [::] with IPv6";
+    }
+    const bool brackets = host.size() > 2 && host.front() == '[' && host.back() == ']';
+    const bool good = brackets ? host.find(':') != std::string_view::npos &&
+                                     only(host.substr(1, host.size() - 2), ":.%", true, true)
+                               : host.size() <= 253 && only(host, ".-_", true, true);
+    return good ? ""
+                : "'" + endpoint +
+                      "' has no host: a name, an IPv4 address, or an IPv6 address in brackets";
+}
+
 std::string check_endpoint(const std::string& value) {
     constexpr std::string_view kTcp = "tcp://";
     constexpr std::string_view kIpc = "ipc://";
@@ -212,12 +245,15 @@ std::string check_endpoint(const std::string& value) {
     if (parsed.ec != std::errc() || parsed.ptr != end || port == 0 || port > 65'535) {
         return "'" + value + "' has no port from 1 to 65535";
     }
-    if (!is_loopback(std::string_view(value).substr(kTcp.size(), colon - kTcp.size()))) {
-        return "'" + value +
-               "' is open to the network, and the programs do not authenticate each other: use "
-               "127.0.0.1 or ipc";
-    }
-    return {};
+    return check_endpoint_host(value,
+                               std::string_view(value).substr(kTcp.size(), colon - kTcp.size()));
+}
+
+/// Whether an endpoint, which has passed the check, can be reached from other hosts.
+bool is_open(std::string_view endpoint) {
+    constexpr std::string_view kTcp = "tcp://";
+    return endpoint.starts_with(kTcp) &&
+           !is_loopback(endpoint.substr(kTcp.size(), endpoint.rfind(':') - kTcp.size()));
 }
 
 std::vector<Field> breaker_fields(BreakerSettings& breaker) {
@@ -252,6 +288,19 @@ std::vector<Field> role_fields(RoleSettings& role) {
         {"name", &role.name, "As the token has it.", 0, 0, check_not_empty},
         {"topics", &role.topics, "What it may see: [\"system.status\", \"agent.*\"]; \"*\" is all.",
          0, 0, check_pattern},
+    };
+}
+
+std::vector<Field> curve_client_fields(CurveClientSettings& client) {
+    return {
+        {"name", &client.name, "For the broker's log.", 0, 0, check_name},
+        {"public_keys", &client.public_keys,
+         "As sigmacast keygen printed it there; a second one while it is being replaced.", 0, 0,
+         check_public_key},
+        {"may", &client.may, "\"publish\" (producers), \"read\" (edges), or both.", 0, 0,
+         check_right},
+        {"origins", &client.origins, "What it may publish as; empty: anything.", 0, 0,
+         check_origin},
     };
 }
 
@@ -317,6 +366,12 @@ std::vector<Section> schema(Settings& s) {
          {{"host", &s.edge.host, "Address of the WebSocket and HTTP server.", 0, 0,
            check_not_empty},
           {"port", &s.edge.port, "0: the system chooses.", 0, kPortMax},
+          {"tls_certificate", &s.edge.tls_certificate,
+           "File with the certificate and its chain (PEM): https and wss alone; empty: no TLS.", 0,
+           0, nullptr},
+          {"tls_key", &s.edge.tls_key,
+           "File with its key (PEM, no passphrase). SIGHUP has both files read again.", 0, 0,
+           nullptr},
           {"topics", &s.edge.topics, "What it serves; empty: everything.", 0, 0, check_name},
           {"legacy_origin", &s.edge.legacy_origin,
            "Whose state clients without a subprotocol see; empty: the first.", 0, 0, check_origin},
@@ -360,6 +415,18 @@ std::vector<Section> schema(Settings& s) {
           {"first_message_timeout", &s.auth.first_message_timeout,
            "For a WebSocket that brought no token, to send one as its first message.", 10,
            kMinute}}},
+        {"curve",
+         "Between programs on different hosts: each has a key of its own (sigmacast keygen). Off\n"
+         "by default: the endpoints of [broker] are loopback or ipc.",
+         {{"broker_key_file", &s.curve.broker_key_file,
+           "The broker's secret key; whom it lets in is in [[curve.client]].", 0, 0, nullptr},
+          {"broker_public_key", &s.curve.broker_public_key,
+           "What the others expect the broker to have.", 0, 0, check_public_key_or_none},
+          {"producer_key_file", &s.curve.producer_key_file, "The producer's secret key.", 0, 0,
+           nullptr},
+          {"edge_key_file", &s.curve.edge_key_file, "The edges' secret key.", 0, 0, nullptr},
+          {"publish_key_file", &s.curve.publish_key_file, "The one of `sigmacast publish`.", 0, 0,
+           nullptr}}},
     };
 }
 
@@ -598,6 +665,7 @@ class FileReader {
         }
         known_.emplace_back(kPolls);
         known_.emplace_back(kRoles);
+        known_.emplace_back(kClients);
     }
 
     void read(const toml::table& table, const std::string& path = "") {
@@ -613,6 +681,8 @@ class FileReader {
                 read_rows(node, line, name, kPollsMax, &FileReader::read_poll);
             } else if (name == kRoles) {
                 read_rows(node, line, name, kRolesMax, &FileReader::read_role);
+            } else if (name == kClients) {
+                read_rows(node, line, name, kCurveClientsMax, &FileReader::read_client);
             } else if (const char* moved = moved_to(name)) {
                 read_moved(node, line, name, moved);
             } else if (find_section(name) != nullptr) {
@@ -632,6 +702,7 @@ class FileReader {
  private:
     static constexpr const char* kPolls = "producer.poll";
     static constexpr const char* kRoles = "auth.role";
+    static constexpr const char* kClients = "curve.client";
 
     const Section* find_section(std::string_view path) const {
         const auto it = std::find_if(sections_.begin(), sections_.end(),
@@ -732,6 +803,38 @@ class FileReader {
             }
         }
         settings_.auth.roles.push_back(std::move(role));
+    }
+
+    void read_client(const toml::table& table, std::uint32_t line) {
+        CurveClientSettings client;
+        if (!read_keys(table, kClients, curve_client_fields(client))) {
+            return;
+        }
+        const char* missing = client.name.empty()          ? "name"
+                              : client.public_keys.empty() ? "public_keys"
+                              : client.may.empty()         ? "may"
+                                                           : nullptr;
+        if (missing != nullptr) {
+            return report(line, joined(kClients, missing), "is missing in this row");
+        }
+        if (client.public_keys.size() > kCurveKeysMax) {
+            return report(line, joined(kClients, "public_keys"),
+                          "more than " + std::to_string(kCurveKeysMax));
+        }
+        for (const CurveClientSettings& other : settings_.curve.clients) {
+            if (other.name == client.name) {
+                return report(line, joined(kClients, "name"),
+                              "'" + client.name + "' is the name of an earlier client, too");
+            }
+            for (const std::string& key : client.public_keys) {
+                if (std::count(other.public_keys.begin(), other.public_keys.end(), key) > 0) {
+                    return report(line, joined(kClients, "public_keys"),
+                                  "one of them is the key of client " + other.name +
+                                      ": each program needs a key of its own");
+                }
+            }
+        }
+        settings_.curve.clients.push_back(std::move(client));
     }
 
     void add_poll(PollSettings poll, const toml::table& table, std::uint32_t line) {
@@ -918,6 +1021,59 @@ void check_auth(const Settings& settings, const FileReader& file, Problems& prob
     }
 }
 
+/// What is there by half. Whether the files can be used, each program says of its own
+/// (read_curve).
+void check_curve(const Settings& settings, const FileReader& file, Problems& problems) {
+    const CurveSettings& curve = settings.curve;
+    const auto at = [&](const std::string& key, const std::string& what) {
+        problems.at(file.line_of(key), key + ": " + what);
+    };
+    const bool broker = !curve.broker_key_file.empty();
+    const bool others = !curve.producer_key_file.empty() || !curve.edge_key_file.empty() ||
+                        !curve.publish_key_file.empty();
+    if (broker && curve.clients.empty()) {
+        at("curve.broker_key_file",
+           "no [[curve.client]] says whom the broker lets in, so nobody could connect to it");
+    }
+    if (!broker && !curve.clients.empty()) {
+        at("curve.client",
+           "whom the broker lets in has no effect without its own secret key: set "
+           "curve.broker_key_file");
+    }
+    if (others && curve.broker_public_key.empty()) {
+        at(!curve.producer_key_file.empty() ? "curve.producer_key_file"
+           : !curve.edge_key_file.empty()   ? "curve.edge_key_file"
+                                            : "curve.publish_key_file",
+           "has no effect without curve.broker_public_key: put in what sigmacast keygen printed "
+           "for the broker");
+    }
+    if (!others && !broker && !curve.broker_public_key.empty()) {
+        at("curve.broker_public_key",
+           "there is no secret key to connect with: set curve.producer_key_file, edge_key_file or "
+           "publish_key_file");
+    }
+    for (const auto& [key, endpoint] : {std::pair{"broker.ingest", &settings.broker.ingest},
+                                        std::pair{"broker.feed", &settings.broker.feed},
+                                        std::pair{"broker.repair", &settings.broker.repair}}) {
+        if (is_open(*endpoint) && !curve.used()) {
+            at(key, "'" + *endpoint +
+                        "' is open to the network, and the programs do not authenticate each "
+                        "other: use 127.0.0.1 or ipc, or give each program a key in [curve]");
+        }
+    }
+}
+
+/// Whether they can be used, the edge says.
+void check_tls(const EdgeSettings& edge, const FileReader& file, Problems& problems) {
+    if (edge.tls_certificate.empty() != edge.tls_key.empty()) {
+        const bool key = edge.tls_key.empty();
+        problems.at(file.line_of(key ? "edge.tls_certificate" : "edge.tls_key"),
+                    std::string(key ? "edge.tls_certificate: edge.tls_key"
+                                    : "edge.tls_key: edge.tls_certificate") +
+                        " is missing: TLS needs both files, a plain edge neither");
+    }
+}
+
 void check_rules(const Settings& settings, const FileReader& file, Problems& problems,
                  std::vector<std::string>& notes) {
     const AuthSettings& auth = settings.auth;
@@ -934,6 +1090,8 @@ void check_rules(const Settings& settings, const FileReader& file, Problems& pro
         }
     }
     check_auth(settings, file, problems, notes);
+    check_tls(settings.edge, file, problems);
+    check_curve(settings, file, problems);
     if (!is_loopback(settings.engine.host)) {
         problems.at(file.line_of("engine.host"),
                     "engine.host: '" + settings.engine.host +
@@ -1050,6 +1208,17 @@ void append_roles(std::string& out) {
     }
 }
 
+void append_curve_clients(std::string& out) {
+    CurveClientSettings example{.name = "edge-2",
+                                .public_keys = {"Yne@$w-vo<fVvi]a<NY6T1ed:M$fCG*[IaLV{hID"},
+                                .may = {"read"}};
+    out += "\n# Whom the broker lets in; one row a program.\n# [[curve.client]]\n";
+    for (const Field& field : curve_client_fields(example)) {
+        out += "# " + std::string(field.name) + " = " + std::visit(Writer{}, field.target) +
+               "  # " + std::string(field.comment) + "\n";
+    }
+}
+
 /// The contract's polls; their codes are those that old clients know, and the same pattern.
 std::vector<PollSettings> default_polls() {
     struct Row {
@@ -1149,6 +1318,7 @@ std::string default_config_text() {
         }
     }
     append_roles(out);
+    append_curve_clients(out);
     return out;
 }
 

@@ -72,6 +72,8 @@ struct BrokerSettings {
 struct EdgeSettings {
     std::string host = "127.0.0.1";
     std::uint16_t port = 12080;
+    std::string tls_certificate;  // PEM, both or neither; empty: no TLS.
+    std::string tls_key;
     std::vector<std::string> topics;  // Empty: all.
     std::string legacy_origin;        // Empty: the first that declared polls.
     std::vector<std::string> cors_origins;
@@ -104,6 +106,30 @@ struct AuthSettings {                 // Who may connect to an edge, and see wha
     std::vector<RoleSettings> roles;  // Empty: whoever has a good token sees everything.
 };
 
+/// A program that the broker lets in by its key.
+struct CurveClientSettings {
+    std::string name;                       // For the broker's log.
+    std::vector<std::string> public_keys;   // Z85; two while one is being replaced.
+    std::vector<std::string> may;           // publish, read
+    std::vector<std::string> origins = {};  // That it may publish as; empty: any.
+};
+
+/// Between programs on different hosts; see common/curve.h. Nothing set: plain, on one host.
+struct CurveSettings {
+    std::string broker_key_file;    // Files with a secret key each.
+    std::string broker_public_key;  // What the others expect the broker to have.
+    std::string producer_key_file;
+    std::string edge_key_file;
+    std::string publish_key_file;
+    std::vector<CurveClientSettings> clients;
+
+    [[nodiscard]] bool used() const {
+        return !(broker_key_file.empty() && broker_public_key.empty() &&
+                 producer_key_file.empty() && edge_key_file.empty() && publish_key_file.empty() &&
+                 clients.empty());
+    }
+};
+
 struct Settings {
     std::string data_dir = "data";
     std::string log_level = "info";
@@ -112,6 +138,7 @@ struct Settings {
     BrokerSettings broker;
     EdgeSettings edge;
     AuthSettings auth;
+    CurveSettings curve;
 };
 
 /// Looks an environment variable up; nullptr where it is not set.

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "common/bus.h"
+#include "common/curve.h"
 #include "common/log.h"
 #include "common/loop.h"
 #include "common/metrics.h"
@@ -38,7 +39,7 @@ std::vector<std::string> subscriptions(const std::vector<std::string>& topics) {
 
 class Edge {
  public:
-    Edge(const Settings& settings, std::unique_ptr<Access> access)
+    Edge(const Settings& settings, bus::Curve curve, std::unique_ptr<Access> access)
         : settings_(settings),
           access_(std::move(access)),
           upstream_(Random::from_system(), settings.edge.topics),
@@ -60,12 +61,14 @@ class Edge {
           rest_({hub_, upstream_, wire_, *access_, metrics_, system_now().mono}),
           timer_(loop_, [this] { on_timer(); }),
           drain_timer_(loop_, [this] { check_drained(); }),
-          bus_(loop_,
-               {{.type = bus::SocketType::kSub,
-                 .endpoint = settings.broker.feed,
-                 .subscribe = subscriptions(settings.edge.topics)},
-                {.type = bus::SocketType::kDealer, .endpoint = settings.broker.repair}},
-               [this](std::vector<bus::Incoming> batch) { on_batch(std::move(batch)); }),
+          bus_(
+              loop_,
+              {{.type = bus::SocketType::kSub,
+                .endpoint = settings.broker.feed,
+                .subscribe = subscriptions(settings.edge.topics)},
+               {.type = bus::SocketType::kDealer, .endpoint = settings.broker.repair}},
+              [this](std::vector<bus::Incoming> batch) { on_batch(std::move(batch)); },
+              std::move(curve)),
           server_(
               loop_,
               {.host = settings.edge.host,
@@ -254,13 +257,21 @@ int run_edge(const Settings& settings) {
         log_error(access.error().message);
         return kExitUsage;
     }
-    return Edge(settings, std::move(*access)).run();
+    auto curve = read_curve(settings, CurveRole::kEdge);
+    if (!curve) {
+        log_error(curve.error().message);
+        return kExitUsage;
+    }
+    return Edge(settings, std::move(*curve), std::move(*access)).run();
 }
 
-/// Whether the key can be used: the settings cannot tell.
+/// Whether the keys can be used: the settings cannot tell.
 Result<> check(const Settings& settings) {
-    const auto access = Access::make(settings.auth);
-    return access ? Result<>() : Result<>(access.error());
+    if (const auto access = Access::make(settings.auth); !access) {
+        return access.error();
+    }
+    const auto curve = read_curve(settings, CurveRole::kEdge);
+    return curve ? Result<>() : Result<>(curve.error());
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 
 #include "common/admin.h"
 #include "common/bus.h"
+#include "common/curve.h"
 #include "common/http.h"
 #include "common/log.h"
 #include "common/loop.h"
@@ -113,12 +114,14 @@ std::string_view state_name(Origin::State state) {
 /// The process: sockets, timers and metrics around a Producer. Runs on: the loop.
 class Program final : public Producer::Io {
  public:
-    Program(const Settings& settings, Identity identity)
+    Program(const Settings& settings, bus::Curve curve, Identity identity)
         : settings_(settings.producer),
           identity_(std::move(identity)),
           client_(loop_, settings_.engine_url, {.body_bytes_max = settings_.reply_bytes_max}),
-          bus_(loop_, sockets(settings),
-               [this](std::vector<bus::Incoming> batch) { on_bus(std::move(batch)); }),
+          bus_(
+              loop_, sockets(settings),
+              [this](std::vector<bus::Incoming> batch) { on_bus(std::move(batch)); },
+              std::move(curve)),
           timer_(loop_, [this] { on_timer(); }),
           admin_(
               loop_, settings_.admin_port, metrics_, [this] { return readiness(); },
@@ -251,6 +254,8 @@ class Program final : public Producer::Io {
         ring_bytes_.set(static_cast<double>(origin.ring_bytes()));
         undurable_.set(static_cast<double>(origin.undurable()));
         asks_.set(static_cast<double>(origin.asks_answered()));
+        handshakes_failed_.add(static_cast<double>(bus_.handshakes_failed()) -
+                               handshakes_failed_.value());
         joined_.set(origin.state() == Origin::State::kJoined ? 1 : 0);
         for (const Breaker* breaker : producer_->breakers()) {
             metrics_
@@ -271,6 +276,8 @@ class Program final : public Producer::Io {
                                          "Messages that the bus had no room for; repaired later");
     Counter& undecodable_ = metrics_.counter("sigmacast_undecodable_total",
                                              "Messages from the broker that could not be read");
+    Counter& handshakes_failed_ = metrics_.counter(
+        "sigmacast_handshakes_failed_total", "Connections to the broker that did not come about");
     Gauge& ring_bytes_ = metrics_.gauge("sigmacast_ring_bytes", "Kept for the broker to ask again");
     Gauge& undurable_ =
         metrics_.gauge("sigmacast_undurable", "Positions that the broker has not made durable");
@@ -286,12 +293,22 @@ class Program final : public Producer::Io {
 };
 
 int run(const Settings& settings) {
+    Result<bus::Curve> curve = read_curve(settings, CurveRole::kProducer);
+    if (!curve) {
+        log_error("cannot start", {{"error", curve.error().message}});
+        return kExitFailed;
+    }
     Result<Identity> identity = take_identity(settings);
     if (!identity) {
         log_error("cannot start", {{"error", identity.error().message}});
         return kExitFailed;
     }
-    return Program(settings, std::move(*identity)).run();
+    return Program(settings, std::move(*curve), std::move(*identity)).run();
+}
+
+Result<> check(const Settings& settings) {
+    const auto curve = read_curve(settings, CurveRole::kProducer);
+    return curve ? Result<>() : Result<>(curve.error());
 }
 
 }  // namespace
@@ -307,12 +324,14 @@ int main(int argc, char** argv) {
         .options = {{"--engine", "Base URL of the engine", &engine},
                     {"--origin", "Name of this producer", &origin},
                     {"--admin-port", "Port of /readyz and /metrics", &admin_port}},
-        .apply = [&](sigmacast::Settings& settings) {
-            if (engine) {
-                settings.producer.engine_url = sigmacast::engine_base(*engine);
-            }
-            settings.producer.origin = origin.value_or(settings.producer.origin);
-            settings.producer.admin_port = admin_port.value_or(settings.producer.admin_port);
-        }};
+        .apply =
+            [&](sigmacast::Settings& settings) {
+                if (engine) {
+                    settings.producer.engine_url = sigmacast::engine_base(*engine);
+                }
+                settings.producer.origin = origin.value_or(settings.producer.origin);
+                settings.producer.admin_port = admin_port.value_or(settings.producer.admin_port);
+            },
+        .check = sigmacast::producer::check};
     return sigmacast::run_program(argc, argv, info, sigmacast::producer::run);
 }

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "common/bus.h"
+#include "common/curve.h"
 #include "common/log.h"
 #include "common/loop.h"
 #include "common/origin.h"
@@ -73,10 +74,11 @@ bool good_origin(const std::string& origin) {
 /// One `sigmacast publish`, once its name is locked. Runs on: the loop.
 class Publisher final : private Origin::Io {
  public:
-    Publisher(const PublishCommand& command, const Settings& settings, OriginOptions options,
-              std::string epoch_file)
+    Publisher(const PublishCommand& command, const Settings& settings, bus::Curve curve,
+              OriginOptions options, std::string epoch_file)
         : command_(command),
           settings_(settings),
+          curve_(std::move(curve)),
           epoch_file_(std::move(epoch_file)),
           origin_(std::move(options), *this),
           beat_(loop_, [this] { on_beat(); }),
@@ -90,8 +92,9 @@ class Publisher final : private Origin::Io {
         bus::SocketOptions repair;
         repair.type = bus::SocketType::kDealer;
         repair.endpoint = settings_.broker.repair;
-        bus::Node node(loop_, {ingest, repair},
-                       [this](std::vector<bus::Incoming> batch) { on_batch(batch); });
+        bus::Node node(
+            loop_, {ingest, repair}, [this](std::vector<bus::Incoming> batch) { on_batch(batch); },
+            curve_);
         if (const auto started = node.start(); !started) {
             complain(started.error().message);
             return kExitFailed;
@@ -276,6 +279,7 @@ class Publisher final : private Origin::Io {
 
     const PublishCommand& command_;
     const Settings& settings_;
+    const bus::Curve curve_;
     const std::string epoch_file_;
     Loop loop_;
     bus::Node* node_ = nullptr;
@@ -344,6 +348,11 @@ int run_publish(const PublishCommand& command) {
         complain(settings.error().message);
         return kExitUsage;
     }
+    auto curve = read_curve(*settings, CurveRole::kPublish);
+    if (!curve) {
+        complain(curve.error().message);
+        return kExitUsage;
+    }
     log_start("sigmacast", "warn");
     const std::string origin = command.origin.empty() ? "publish@" + host_name() : command.origin;
     if (!good_origin(origin)) {
@@ -370,7 +379,8 @@ int run_publish(const PublishCommand& command) {
     options.name = origin;
     options.instance = Random::from_system().hex(8);
     options.epoch = *epoch;
-    return Publisher(command, *settings, std::move(options), base + ".epoch").run();
+    return Publisher(command, *settings, std::move(*curve), std::move(options), base + ".epoch")
+        .run();
 }
 
 }  // namespace sigmacast::cli

@@ -12,10 +12,14 @@
 namespace sigmacast {
 namespace {
 
+using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::Not;
+
+const std::string kKey = "Yne@$w-vo<fVvi]a<NY6T1ed:M$fCG*[IaLV{hID";
+const std::string kOtherKey = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7";
 
 class SettingsTest : public testing::Test {
  protected:
@@ -320,19 +324,97 @@ TEST_F(SettingsTest, AHostThatIsNotLoopbackNeedsAnExplicitWord) {
     }
 }
 
-TEST_F(SettingsTest, TheEngineAndTheBusNeverLeaveTheMachine) {
+TEST_F(SettingsTest, TheEngineNeverLeavesTheMachineAndTheBusOnlyWithKeys) {
     EXPECT_THAT(problems("[engine]\nhost = \"0.0.0.0\"\n"), HasSubstr("no authentication"));
     EXPECT_THAT(problems("[engine]\ncompress_folders = [\"/a\", \"media\"]\n"),
                 HasSubstr("'media' is not an absolute path"));
-    for (const char* endpoint : {"tcp://*:1", "tcp://0.0.0.0:12070", "tcp://nas:12070"}) {
-        EXPECT_THAT(problems("[broker]\nfeed = \"" + std::string(endpoint) + "\"\n"),
-                    HasSubstr("open to the network"));
+    const std::string keys =
+        "[curve]\nedge_key_file = \"/k\"\nbroker_public_key = \"" + kKey + "\"\n";
+    for (const char* endpoint : {"tcp://0.0.0.0:12070", "tcp://nas:12070", "tcp://[::]:12070",
+                                 "tcp://nas-1.lan:12070", "tcp://[fe80::1%eth0]:12070"}) {
+        const std::string text = "[broker]\nfeed = \"" + std::string(endpoint) + "\"\n";
+        EXPECT_THAT(problems(text), HasSubstr("x.toml:2: broker.feed: '" + std::string(endpoint) +
+                                              "' is open to the network"));
+        EXPECT_EQ(good(text + keys).broker.feed, endpoint);
     }
-    for (const char* endpoint : {"udp://127.0.0.1:1", "tcp://127.0.0.1", "ipc://", "x"}) {
-        problems("[broker]\nfeed = \"" + std::string(endpoint) + "\"\n");
+    for (const char* endpoint :
+         {"tcp://127.0.0.1:1", "tcp://localhost:1", "tcp://[::1]:1", "ipc:///run/x"}) {
+        good("[broker]\nfeed = \"" + std::string(endpoint) + "\"\n");
+    }
+    for (const char* endpoint :
+         {"udp://127.0.0.1:1", "tcp://127.0.0.1", "ipc://", "x", "tcp://*:12070", "tcp://::1:12070",
+          "tcp://[nas]:12070", "tcp://a b:12070", "tcp://a;b:12070"}) {
+        EXPECT_THAT(problems("[broker]\nfeed = \"" + std::string(endpoint) + "\"\n" + keys),
+                    HasSubstr("x.toml:2: broker.feed: "));
     }
     EXPECT_THAT(problems("[broker]\nfeed = \"ipc://" + std::string(101, 'x') + "\"\n"),
                 HasSubstr("shorter run folder"));
+}
+
+/// What of [curve] is there by half is refused, by the name of a key.
+class CurveSettingsTest : public SettingsTest {
+ protected:
+    static std::string client(const std::string& key, const std::string& name = "edge-1",
+                              const std::string& may = "\"read\"") {
+        return "[[curve.client]]\nname = \"" + name + "\"\npublic_keys = [\"" + key +
+               "\"]\nmay = [" + may + "]\n";
+    }
+    std::string refused(const std::string& curve) { return problems("[curve]\n" + curve); }
+
+    const std::string broker_ = "broker_key_file = \"/b\"\n";
+    const std::string server_ = "broker_public_key = \"" + kKey + "\"\n";
+    const std::string edge_ = "edge_key_file = \"/e\"\n";
+};
+
+TEST_F(CurveSettingsTest, IsReadWithItsClients) {
+    const Settings s = good("[curve]\n" + broker_ + server_ + edge_ + client(kKey) +
+                            "[[curve.client]]\nname = \"nas\"\npublic_keys = [\"" + kOtherKey +
+                            "\"]\nmay = [\"publish\", \"read\"]\norigins = [\"nas\"]\n");
+    EXPECT_TRUE(s.curve.used());
+    EXPECT_EQ(s.curve.broker_key_file, "/b");
+    EXPECT_EQ(s.curve.broker_public_key, kKey);
+    ASSERT_EQ(s.curve.clients.size(), 2u);
+    EXPECT_THAT(s.curve.clients[0].public_keys, ElementsAre(kKey));
+    EXPECT_THAT(s.curve.clients[1].may, ElementsAre("publish", "read"));
+    EXPECT_THAT(s.curve.clients[1].origins, ElementsAre("nas"));
+    EXPECT_FALSE(good("").curve.used());
+}
+
+TEST_F(CurveSettingsTest, AHalfIsRefused) {
+    EXPECT_THAT(refused(broker_),
+                HasSubstr("x.toml:2: curve.broker_key_file: no [[curve.client]]"));
+    EXPECT_THAT(refused(client(kKey)), HasSubstr("curve.client: whom the broker lets in"));
+    EXPECT_THAT(refused(edge_), HasSubstr("x.toml:2: curve.edge_key_file: has no effect without "
+                                          "curve.broker_public_key"));
+    EXPECT_THAT(refused("producer_key_file = \"/p\"\n"), HasSubstr("curve.producer_key_file: "));
+    EXPECT_THAT(refused("publish_key_file = \"/p\"\n"), HasSubstr("curve.publish_key_file: "));
+    EXPECT_THAT(refused(server_),
+                HasSubstr("x.toml:2: curve.broker_public_key: there is no secret key"));
+}
+
+TEST_F(CurveSettingsTest, WhatIsNoPublicKeyIsRefusedAndNotRepeated) {
+    const std::string bad(40, ';');  // Not of Z85.
+    EXPECT_THAT(refused("broker_public_key = \"" + bad + "\"\n" + edge_),
+                AllOf(HasSubstr("x.toml:2: curve.broker_public_key: is not a public key"),
+                      Not(HasSubstr(bad))));
+    for (const std::string& key : {bad, std::string("short"), std::string(40, '#'), kKey + "x"}) {
+        EXPECT_THAT(refused(broker_ + client(key)),
+                    HasSubstr("x.toml:5: curve.client.public_keys: is not a public key"));
+    }
+}
+
+TEST_F(CurveSettingsTest, ARowThatSaysTooLittleOrSaysItTwiceIsRefused) {
+    EXPECT_THAT(refused(broker_ + "[[curve.client]]\nname = \"a\"\nmay = [\"read\"]\n"),
+                HasSubstr("curve.client.public_keys: is missing"));
+    EXPECT_THAT(
+        refused(broker_ + "[[curve.client]]\nname = \"a\"\npublic_keys = [\"" + kKey + "\"]\n"),
+        HasSubstr("curve.client.may: is missing"));
+    EXPECT_THAT(refused(broker_ + client(kKey, "a", "\"write\"")),
+                HasSubstr("'write' is none of publish, read"));
+    EXPECT_THAT(refused(broker_ + client(kKey) + client(kOtherKey)),
+                HasSubstr("'edge-1' is the name of an earlier client"));
+    EXPECT_THAT(refused(broker_ + client(kKey) + client(kKey, "edge-2")),
+                HasSubstr("the key of client edge-1"));
 }
 
 TEST_F(SettingsTest, TheEnvironmentOverridesTheFile) {
