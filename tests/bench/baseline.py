@@ -25,8 +25,8 @@ import tempfile
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "integration"))
 sys.dont_write_bytecode = True
+sys.path.insert(0, str(HERE))
 
 parser = argparse.ArgumentParser()
 parser.add_argument("bin", nargs="?", default=str(HERE.parent.parent / "build" / "release" / "bin"))
@@ -36,35 +36,10 @@ parser.add_argument("--events", type=int, default=2000)
 options = parser.parse_args()
 os.environ["SIGMACAST_BIN"] = options.bin
 
-from fault_engine import FaultEngine  # noqa: E402  (the folder has to be known first)
+from clients import PADDING, Clients, Feed  # noqa: E402  (the folder of the programs has to be known first)
 from harness import Cluster, until  # noqa: E402
 
 POLLS, INTERVAL = 5, 0.05
-PADDING = "x" * 150  # About 500 bytes a message.
-
-
-def stamped(call, connection):
-    from fault_engine import ok
-    return ok({"t_ns": time.monotonic_ns(), "padding": PADDING})(call, connection)
-
-
-class Load:
-    """sigmacast-bench-load, ready to be started."""
-
-    def __init__(self, cluster, topic, **more):
-        arguments = {"port": cluster.edge.port, "clients": options.clients, "topic": topic, **more}
-        self.process = subprocess.Popen(
-            [str(pathlib.Path(options.bin) / "sigmacast-bench-load"),
-             *[part for name, value in arguments.items() for part in (f"--{name}", str(value))]],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout.readline() == "ready\n"
-
-    def start(self):
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-
-    def result(self):
-        return json.loads(self.process.stdout.readline())
 
 
 def usage(cluster):
@@ -82,12 +57,15 @@ def show(title, rows):
         print(f"  {name.ljust(width)}  {value}")
 
 
-def steady(cluster):
-    load = Load(cluster, "bench", seconds=options.seconds)
-    before, began = usage(cluster), time.monotonic()
-    load.start()
-    result = load.result()
-    took, after = time.monotonic() - began, usage(cluster)
+def steady(cluster, feed):
+    with Clients(cluster.edge.port, options.clients) as clients:
+        connecting = clients.ask("connect")
+        clients.ask("start")
+        before, began = usage(cluster), time.monotonic()
+        feed.start(cluster)
+        time.sleep(options.seconds)
+        result, took, after = clients.ask("result"), time.monotonic() - began, usage(cluster)
+        feed.stop()
     cpu = cpu_between(before, after)
     assert result["holes"] == 0 and result["closed"] == 0, result
     latency = result["latency_ms"]
@@ -100,23 +78,22 @@ def steady(cluster):
                      f"{cpu['edge0'] / took:.0%} of a core"),
         ("broker, producer CPU", f"{cpu['broker'] / took:.1%}, {cpu['producer0'] / took:.1%} of a core"),
         ("resident memory", ", ".join(f"{name} {rss / 2**20:.1f} MiB" for name, (_, rss) in after.items())),
-        ("connecting", f"{options.clients} clients in {result['connect_seconds']:.2f} s"),
+        ("connecting", f"{options.clients} clients in {connecting['seconds']:.2f} s"),
     ])
-    load.process.wait(10)
 
 
 def burst(cluster):
-    load = Load(cluster, "burst", seconds=120, expect=options.events)
     lines = "".join(json.dumps({"type": "burst", "data": {"n": n, "padding": PADDING}}) + "\n"
                     for n in range(options.events))
-    before = usage(cluster)
-    load.start()
-    began = time.monotonic()
-    done = cluster.command("publish", "--config", cluster.command_config(), "--origin", "bench", input=lines,
-                           timeout=120)
-    published = time.monotonic() - began
-    assert done.returncode == 0, done.stderr
-    result = load.result()
+    with Clients(cluster.edge.port, options.clients) as clients:
+        clients.ask("connect")
+        clients.ask("start")
+        before, began = usage(cluster), time.monotonic()
+        done = cluster.command("publish", "--config", cluster.command_config(), "--origin", "bench", input=lines,
+                               timeout=120)
+        published = time.monotonic() - began
+        assert done.returncode == 0, done.stderr
+        result = clients.ask("wait", burst=options.events)
     cpu = cpu_between(before, usage(cluster))
     assert result["holes"] == 0 and result["closed"] == 0, result
     show(f"burst, {options.events:,} events to {options.clients} clients", [
@@ -126,7 +103,6 @@ def burst(cluster):
         ("publish, to durable", f"{published:.2f} s with start and end of the process"),
         ("resident memory", f"edge {cluster.edge.stat()[1] / 2**20:.1f} MiB afterwards"),
     ])
-    load.process.wait(10)
 
 
 def start_up(cluster):
@@ -152,16 +128,13 @@ def main():
     processor = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
     print(f"{datetime.date.today()}, {os.cpu_count()} cores {processor}, {platform.system()} {platform.release()}, "
           f"load {os.getloadavg()[0]:.1f}; programs in {pathlib.Path(options.bin).parent.name}")
-    methods = {f"bench.{i}": stamped for i in range(POLLS)}
-    engine = FaultEngine({**methods, "health.check": stamped}).start()
-    polls = {name: {"method": name, "topic": "bench", "key": name[-1], "mapper": "as_is"} for name in methods}
-    with tempfile.TemporaryDirectory() as folder, \
-            Cluster(folder, engine, polls=polls, interval=INTERVAL, deadline=1.0) as cluster:
+    feed = Feed(POLLS / INTERVAL, 0, polls=POLLS)
+    with tempfile.TemporaryDirectory() as folder, Cluster(folder, feed.engine, polls=feed.polls()) as cluster:
         idle_memory(cluster)
-        steady(cluster)
+        steady(cluster, feed)
         burst(cluster)
         start_up(cluster)
-    engine.stop()
+    feed.engine.stop()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ A behaviour is a function of (Call, socket): it writes whatever it likes to the 
 connection. Threads: one to accept, one for each connection; the methods here may be called from any thread.
 """
 
+import collections
 import itertools
 import json
 import pathlib
@@ -20,6 +21,7 @@ import time
 
 from ports import free_port
 
+CALLS_MAX = 100_000  # Older ones are forgotten.
 DATA = pathlib.Path(__file__).resolve().parent.parent / "data" / "engine-captures"
 
 
@@ -269,7 +271,7 @@ class FaultEngine:
         self.stopping = False
         self._lock = threading.Lock()
         self._behaviours = dict(recorded() if behaviours is None else behaviours)
-        self._calls = []
+        self._calls = collections.deque(maxlen=CALLS_MAX)
         self._listener = None
         self._connections = set()
         self.port = free_port()
