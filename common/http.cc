@@ -323,9 +323,11 @@ class Connection : public std::enable_shared_from_this<Connection> {
     }
 
     static bool wants_websocket(const bhttp::request<bhttp::string_body>& message) {
+        const auto lines = message.equal_range(bhttp::field::upgrade);
         return message.method() == bhttp::verb::get &&
-               bhttp::token_list(lower(std::string_view(message[bhttp::field::upgrade])))
-                   .exists("websocket");
+               std::any_of(lines.first, lines.second, [](const auto& line) {
+                   return bhttp::token_list(line.value()).exists("websocket");
+               });
     }
 
     /// True: the hook took the socket, or nothing is left to answer on.

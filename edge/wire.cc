@@ -16,6 +16,7 @@
 #include <cerrno>
 #include <cstring>
 #include <functional>
+#include <set>
 #include <unordered_map>
 
 #include "common/http_upgrade.h"
@@ -34,6 +35,19 @@ using error_code = boost::system::error_code;
 constexpr std::string_view kSubprotocol = "sigmacast.v1.json";
 constexpr Millis kSweep{500};
 constexpr Millis kPongSlack{2'000};  // Nobody is given up before a ping had time to be answered.
+
+/// Beast answers any code from 3000 on with the same; those that no RFC knows are 1002.
+void mend_close(std::string& frame) {
+    static constexpr std::uint16_t kCodeMax = 4999;  // RFC 6455 7.4.2.
+    if (frame.size() >= 4 && static_cast<unsigned char>(frame[0]) == 0x88) {
+        const auto high = static_cast<unsigned char>(frame[2]);
+        const auto low = static_cast<unsigned char>(frame[3]);
+        if ((high << 8 | low) > kCodeMax) {
+            frame[2] = static_cast<char>(websocket::close_code::protocol_error >> 8);
+            frame[3] = static_cast<char>(websocket::close_code::protocol_error & 0xff);
+        }
+    }
+}
 
 /// The layer below Beast's WebSocket: reads pass through, writes go to the outbox. A write
 /// completes when its bytes have left, so that a peer that floods pings and does not read stops
@@ -123,6 +137,7 @@ class OutboxStream {
         auto bytes = std::make_shared<std::string>();
         bytes->resize(asio::buffer_size(from));
         asio::buffer_copy(asio::buffer(*bytes), from);
+        mend_close(*bytes);
         const std::size_t n = bytes->size();
         auto handler = std::make_shared<Token>(std::move(token));
         const bool taken = !failed_ && outbox_.append(std::move(bytes));
@@ -177,31 +192,6 @@ void async_teardown(beast::role_type role, OutboxStream& stream, Handler&& handl
     websocket::async_teardown(role, stream.next_layer(), std::forward<Handler>(handler));
 }
 
-bool has_token(std::string_view list, std::string_view token) {
-    return beast::http::token_list(list).exists(token);
-}
-
-bool offers(std::string_view protocols, std::string_view wanted) {
-    for (const auto& offered : beast::http::token_list(protocols)) {
-        if (std::string_view(offered.data(), offered.size()) == wanted) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/// 16 or (the desktop client's) 18 bytes in base64: 24 characters.
-bool good_key(std::string_view key) {
-    if (key.size() != 24) {
-        return false;
-    }
-    const std::size_t padding = key.ends_with("==") ? 2 : key.ends_with("=") ? 1 : 0;
-    return std::all_of(key.begin(), key.end() - static_cast<std::ptrdiff_t>(padding), [](char c) {
-        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-               c == '+' || c == '/';
-    });
-}
-
 bool is_token(std::string_view text) {
     return !text.empty() && std::all_of(text.begin(), text.end(), [](unsigned char c) {
         return std::isalnum(c) != 0 ||
@@ -215,6 +205,74 @@ std::string_view trimmed(std::string_view text) {
     return begin == std::string_view::npos
                ? std::string_view{}
                : text.substr(begin, text.find_last_not_of(" \t") - begin + 1);
+}
+
+/// A list may come on several lines (RFC 9110 5.3).
+std::string list_of(const http::Request& request, std::string_view name) {
+    std::string list;
+    for (const auto& [each, value] : request.headers) {
+        if (each == name) {
+            list += (list.empty() ? "" : ",") + value;
+        }
+    }
+    return list;
+}
+
+std::ptrdiff_t lines_of(const http::Request& request, std::string_view name) {
+    return std::count_if(request.headers.begin(), request.headers.end(),
+                         [&](const auto& header) { return header.first == name; });
+}
+
+bool has_token(std::string_view list, std::string_view token) {
+    return beast::http::token_list(list).exists(token);
+}
+
+bool offers(std::string_view protocols, std::string_view wanted) {
+    for (const auto& offered : beast::http::token_list(protocols)) {
+        if (std::string_view(offered.data(), offered.size()) == wanted) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/// RFC 6455 4.1: names, each of them once.
+bool good_protocols(std::string_view list) {
+    std::set<std::string_view> seen;
+    while (!list.empty()) {
+        const std::size_t comma = std::min(list.find(','), list.size());
+        const std::string_view name = trimmed(list.substr(0, comma));
+        list.remove_prefix(std::min(comma + 1, list.size()));
+        if (!name.empty() && (!is_token(name) || !seen.insert(name).second)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/// Of a text whose characters are good: whether the last one is not whole.
+bool ends_within_character(std::string_view text) {
+    const auto last = std::find_if(text.rbegin(), text.rend(), [](char c) {
+        return (static_cast<unsigned char>(c) & 0xc0u) != 0x80;
+    });
+    if (last == text.rend()) {
+        return false;
+    }
+    const auto lead = static_cast<unsigned char>(*last);
+    const std::ptrdiff_t bytes = lead < 0xc0 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+    return last - text.rbegin() + 1 < bytes;
+}
+
+/// 16 or (the desktop client's) 18 bytes in base64: 24 characters.
+bool good_key(std::string_view key) {
+    if (key.size() != 24) {
+        return false;
+    }
+    const std::size_t padding = key.ends_with("==") ? 2 : key.ends_with("=") ? 1 : 0;
+    return std::all_of(key.begin(), key.end() - static_cast<std::ptrdiff_t>(padding), [](char c) {
+        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+               c == '+' || c == '/';
+    });
 }
 
 /// `name` or `name=value`; a quoted value must be a token, too (RFC 6455 9.1).
@@ -301,18 +359,24 @@ std::optional<http::Response> refuse_upgrade(const http::Request& request,
         return response;
     }
     const std::string_view key = request.header("sec-websocket-key");
-    if (!has_token(request.header("upgrade"), "websocket") ||
-        !has_token(request.header("connection"), "upgrade") || key.empty() ||
+    if (!has_token(list_of(request, "upgrade"), "websocket") ||
+        !has_token(list_of(request, "connection"), "upgrade") || key.empty() ||
         request.header("sec-websocket-version") != "13") {
         return refusal(426, "Upgrade Required");
+    }
+    for (const char* name : {"host", "sec-websocket-key", "sec-websocket-version"}) {
+        if (lines_of(request, name) != 1) {  // RFC 9112 3.2, RFC 6455 11.3.
+            return refusal(400, std::string(name) + " must come once");
+        }
     }
     if (!good_key(key)) {
         return refusal(400, "Sec-WebSocket-Key is not base64 of 16 bytes");
     }
-    for (const auto& [name, value] : request.headers) {
-        if (name == "sec-websocket-extensions" && !good_extensions(value)) {
-            return refusal(400, "Sec-WebSocket-Extensions is malformed");
-        }
+    if (!good_extensions(list_of(request, "sec-websocket-extensions"))) {
+        return refusal(400, "Sec-WebSocket-Extensions is malformed");
+    }
+    if (!good_protocols(list_of(request, "sec-websocket-protocol"))) {
+        return refusal(400, "Sec-WebSocket-Protocol is not a list of different names");
     }
     if (!origin_allowed(request.header("origin"), request.header("host"), options.cors_origins)) {
         return refusal(403, "Origin is not among edge.cors_origins");
@@ -365,7 +429,11 @@ class Connection : public std::enable_shared_from_this<Connection> {
           grant_(std::move(grant)),
           ws_(std::move(upgrade.socket), std::move(upgrade.buffered), wire.counters),
           request_(std::move(upgrade.message)),
-          v1_(offers(upgrade.request.header("sec-websocket-protocol"), kSubprotocol)) {}
+          v1_(offers(list_of(upgrade.request, "sec-websocket-protocol"), kSubprotocol)) {
+        // Beast looks at the first line of each, and both have been checked.
+        request_.set(beast::http::field::upgrade, "websocket");
+        request_.set(beast::http::field::connection, "Upgrade");
+    }
 
     void start() {
         opening_ = !grant_;
@@ -501,10 +569,17 @@ class Connection : public std::enable_shared_from_this<Connection> {
         heard_ = now.mono;
         if (session_ && !session_->closing()) {
             const auto data = buffer_.data();
-            wire_.hub.receive(*session_, {static_cast<const char*>(data.data()), data.size()}, now);
+            const std::string_view text(static_cast<const char*>(data.data()), data.size());
+            if (ws_.got_text() && ends_within_character(text)) {
+                // Beast misses it where the last frame is an empty one.
+                session_->close({websocket::close_code::bad_payload, ""});
+                close_when_sent(now);
+            } else {
+                wire_.hub.receive(*session_, text, now);
+            }
         }
         buffer_.consume(buffer_.size());
-        if (session_ && session_->closing()) {
+        if (session_ && session_->closing() && !reading_) {
             read();  // For the peer's close frame.
         }
         flush_later();

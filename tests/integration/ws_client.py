@@ -5,7 +5,8 @@ unanswered, use an 18-byte key. It records every message with its time of arriva
         new.send({"type": "subscribe", "id": 1, "data": {"types": ["system.status"]}})
         value = new.wait(lambda m: m.type == "system.status")
 
-One reading thread a client; every method may be called from any thread.
+One reading thread a client; every method may be called from any thread. `Raw` has none: it sends bytes as they are, and
+takes frames as they come, for what RFC 6455 says of the wire.
 """
 
 import base64
@@ -294,6 +295,120 @@ class Client:
 
     def __exit__(self, *_):
         self.close()
+
+
+# The wire itself ------------------------------------------------------------------------------------------------------
+
+Frame = collections.namedtuple("Frame", "opcode payload final reserved masked")
+
+
+def frame(opcode, payload=b"", final=True, reserved=0, masked=True, length=None, form=None, mask=None):
+    """The bytes of one frame. `length` and `form` (7, 16, 64 bits) say something else than the payload's own."""
+    length = len(payload) if length is None else length
+    form = form or (7 if length < 126 else 16 if length < 65_536 else 64)
+    head = bytes([(0x80 if final else 0) | reserved << 4 | opcode])
+    bit = 0x80 if masked else 0
+    head += {7: lambda: bytes([bit | length]), 16: lambda: bytes([bit | 126]) + struct.pack("!H", length),
+             64: lambda: bytes([bit | 127]) + struct.pack("!Q", length)}[form]()
+    if not masked:
+        return head + payload
+    mask = os.urandom(4) if mask is None else mask
+    return head + mask + bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
+
+
+def close_payload(code, reason=b""):
+    return struct.pack("!H", code) + reason
+
+
+class Raw:
+    """A blocking connection. `lines`: the header lines of the request after the first, as they are to be sent."""
+
+    KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455 1.3, with the accept value that belongs to it.
+    ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+
+    def __init__(self, port, lines=None, first="GET /ws HTTP/1.1", protocol=V1, early=b"", timeout=5 * PATIENCE):
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._buffer = b""
+        self.send("\r\n".join([first, *(self.lines(protocol) if lines is None else lines), "", ""]).encode(), early)
+        while b"\r\n\r\n" not in self._buffer:
+            self._receive()
+        head, self._buffer = self._buffer.split(b"\r\n\r\n", 1)
+        first, *rest = head.decode("latin-1").split("\r\n")
+        self.status = int(first.split(" ")[1])
+        self.headers = [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in rest)]
+
+    @classmethod
+    def lines(cls, protocol=V1, **other):
+        """Of a good handshake; `Name_Of=None` leaves one out, `Name_Of=["a", "b"]` sends it twice."""
+        values = {"Host": "127.0.0.1", "Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Key": cls.KEY,
+                  "Sec-WebSocket-Version": "13", "Sec-WebSocket-Protocol": protocol,
+                  **{name.replace("_", "-"): value for name, value in other.items()}}
+        return [f"{name}: {each}" for name, value in values.items() if value is not None
+                for each in (value if isinstance(value, list) else [value])]
+
+    def header(self, name):
+        """Of the answer; a list, since one may come twice."""
+        return [value for each, value in self.headers if each == name]
+
+    def _receive(self):
+        chunk = self.socket.recv(65_536)
+        if not chunk:
+            raise EOFError
+        self._buffer += chunk
+
+    def send(self, *parts):
+        self.socket.sendall(b"".join(parts))
+
+    def read(self):
+        """The next frame; None where the connection ended."""
+        try:
+            while True:
+                taken = self._parse()
+                if taken:
+                    return taken
+                self._receive()
+        except (EOFError, ConnectionError):
+            assert not self._buffer, f"it ended within a frame: {self._buffer!r}"
+            return None
+
+    def _parse(self):
+        data = self._buffer
+        if len(data) < 2:
+            return None
+        length, at = data[1] & 0x7f, 2
+        if length >= 126:
+            size = 2 if length == 126 else 8
+            if len(data) < at + size:
+                return None
+            length, at = int.from_bytes(data[at:at + size], "big"), at + size
+        if len(data) < at + length:
+            return None
+        self._buffer = data[at + length:]
+        return Frame(data[0] & 15, data[at:at + length], bool(data[0] & 0x80), data[0] >> 4 & 7, bool(data[1] & 0x80))
+
+    def expect(self, opcode, predicate=lambda frame: True):
+        """The next frame of this opcode; heartbeats and other text before it are passed over."""
+        while True:
+            came = self.read()
+            assert came is not None, f"the connection ended before a frame {opcode:#x} came"
+            if came.opcode == opcode and predicate(came):
+                return came
+            assert came.opcode == TEXT, f"a frame {opcode:#x} was awaited, {came} came"
+
+    def message(self, kind):
+        """The next message of this type."""
+        return json.loads(self.expect(TEXT, lambda frame: json.loads(frame.payload)["type"] == kind).payload)
+
+    def rest(self):
+        """All that comes until the connection ends."""
+        return list(iter(self.read, None))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
 
 
 # What tests ask of messages again and again -----------------------------------------------------------------------------
