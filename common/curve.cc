@@ -111,10 +111,6 @@ Result<std::string> read_private_file(const std::string& path) {
     if (!S_ISREG(status.st_mode)) {
         return invalid(path + " is not a file");
     }
-    if ((status.st_mode & 077u) != 0) {
-        return invalid(path + " may be used by others than its owner: chmod 600 " + path +
-                       "; if anyone could have read it, make a new key");
-    }
     std::array<char, kKeyFileBytesMax + 1> text{};
     const ssize_t count = ::read(file.get(), text.data(), text.size());
     if (count < 0) {
@@ -123,7 +119,13 @@ Result<std::string> read_private_file(const std::string& path) {
     if (static_cast<std::size_t>(count) > kKeyFileBytesMax) {
         return invalid(path + " is longer than 4 KiB: that is no key");
     }
-    return std::string(text.data(), static_cast<std::size_t>(count));
+    const std::string_view read(text.data(), static_cast<std::size_t>(count));
+    // A public key is told to be one first: it may well be for all to read.
+    if ((status.st_mode & 077u) != 0 && read.find(kPublicMark) == std::string_view::npos) {
+        return invalid(path + " may be used by others than its owner: chmod 600 " + path +
+                       "; if anyone could have read it, make a new key");
+    }
+    return std::string(read);
 }
 
 bus::CurveClient client_of(const CurveClientSettings& row) {

@@ -12,5 +12,6 @@ int run_status(const StatusCommand& command);
 int run_log(const LogCommand& command);
 int run_publish(const PublishCommand& command);
 int run_compress(const CompressCommand& command);
+int run_keygen(const KeygenCommand& command);
 
 }  // namespace sigmacast::cli

@@ -17,6 +17,7 @@ struct Run {
     int operator()(const LogCommand& command) const { return run_log(command); }
     int operator()(const PublishCommand& command) const { return run_publish(command); }
     int operator()(const CompressCommand& command) const { return run_compress(command); }
+    int operator()(const KeygenCommand& command) const { return run_keygen(command); }
 };
 
 int run(int argc, char** argv) {

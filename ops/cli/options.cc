@@ -47,6 +47,7 @@ struct Raw {
     PublishCommand publish;
     std::string engine = "http://127.0.0.1:5000/api/v1";
     CompressCommand compress;
+    KeygenCommand keygen;
 };
 
 struct Commands {
@@ -56,6 +57,7 @@ struct Commands {
     CLI::App* log;
     CLI::App* publish;
     CLI::App* compress;
+    CLI::App* keygen;
 };
 
 void declare_token(CLI::App& sub, std::string& file) {
@@ -154,6 +156,20 @@ void declare_compress(CLI::App& sub, Raw& raw) {
         "done; Ctrl-C cancels the job.");
 }
 
+void declare_keygen(CLI::App& sub, Raw& raw) {
+    CLI::Option* out = sub.add_option("--out", raw.keygen.out,
+                                      "Where to put it (default: sigmacast.key in this folder)")
+                           ->type_name("FILE|DIR");
+    sub.add_option("--show", raw.keygen.show,
+                   "Print the public key of this file, and make no new one")
+        ->excludes(out)
+        ->type_name("FILE");
+    sub.footer(
+        "Prints the public key. The secret one is in FILE, for its owner alone, the public one in\n"
+        "FILE.pub too; nothing is overwritten. Each program has a key of its own: [curve] of the\n"
+        "configuration names its file.");
+}
+
 Commands declare(CLI::App& app, Raw& raw) {
     app.require_subcommand(1);
     app.set_version_flag("--version", std::string("sigmacast ") + SIGMACAST_VERSION);
@@ -163,13 +179,15 @@ Commands declare(CLI::App& app, Raw& raw) {
         app.add_subcommand("status", "Which process is ready, breakers, the age of every topic"),
         app.add_subcommand("log", "Read the broker's event log"),
         app.add_subcommand("publish", "Publish events from standard input"),
-        app.add_subcommand("compress", "Have the engine compress a file, and watch it")};
+        app.add_subcommand("compress", "Have the engine compress a file, and watch it"),
+        app.add_subcommand("keygen", "Make a key pair, for programs on different hosts")};
     declare_tail(*commands.tail, raw);
     declare_state(*commands.state, raw);
     declare_status(*commands.status, raw);
     declare_log(*commands.log, raw);
     declare_publish(*commands.publish, raw);
     declare_compress(*commands.compress, raw);
+    declare_keygen(*commands.keygen, raw);
     for (CLI::App* sub : app.get_subcommands({})) {
         sub->set_version_flag("--version", std::string("sigmacast ") + SIGMACAST_VERSION);
     }
@@ -272,6 +290,9 @@ Result<Command> finish(const Commands& commands, Raw& raw) {
     }
     if (commands.log->parsed()) {
         return finish_log(raw);
+    }
+    if (commands.keygen->parsed()) {
+        return Command(raw.keygen);
     }
     if (commands.compress->parsed()) {
         return finish_compress(raw);

@@ -89,8 +89,13 @@ struct CompressCommand {
     std::string priority = "normal";
 };
 
+struct KeygenCommand {
+    std::string out = ".";
+    std::string show;  // A file with a secret key: no new one is made.
+};
+
 using Command = std::variant<std::monostate, TailCommand, StateCommand, StatusCommand, LogCommand,
-                             PublishCommand, CompressCommand>;
+                             PublishCommand, CompressCommand, KeygenCommand>;
 
 struct Parsed {
     Command command;
