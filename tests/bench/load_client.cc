@@ -71,9 +71,9 @@ constexpr std::int64_t kSecondNs = 1'000'000'000;
 constexpr std::int64_t kConnectNs = 60 * kSecondNs;
 constexpr std::int64_t kWaitNs = 60 * kSecondNs;
 constexpr std::int64_t kQuietNs = 5 * kSecondNs;  // What has not come by then, does not.
-constexpr std::int64_t kLeaveNs = 20 * kSecondNs;
+constexpr std::int64_t kLeaveNs = 5 * kSecondNs;
 constexpr std::int64_t kAskNs = 10 * kSecondNs;  // From ping to ping of a client that sends them.
-constexpr std::uint64_t kFaultEvery = 50;
+constexpr std::uint64_t kFaultEvery = 37;  // A prime, so that it is not always the same client.
 
 struct Options {
     std::uint16_t port = 12080;
@@ -572,7 +572,13 @@ class Load {
         while (open_ > 0 && now_ns() < end) {
             poll(50);
         }
-        say(text(R"({"event":"left","still_open":%zu})", open_));
+        const std::size_t late = open_;
+        for (Client& client : clients_) {
+            if (client.fd >= 0) {
+                gone(client);
+            }
+        }
+        say(text(R"({"event":"left","late":%zu})", late));
     }
 
     static std::string plain_subscribe(std::string names) {

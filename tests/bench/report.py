@@ -19,10 +19,10 @@ text { font: 12px system-ui, sans-serif; fill: #222; } .small { font-size: 11px;
 """
 
 
-def write(folder, title, rows, interrupted=None):
+def write(folder, title, rows):
     lean = [{key: value for key, value in row.items() if key != "samples"} for row in rows]
-    (folder / "result.json").write_text(json.dumps({"title": title, "interrupted": interrupted, "rows": lean}, indent=1))
-    (folder / "report.md").write_text(markdown(title, rows, interrupted), encoding="utf-8")
+    (folder / "result.json").write_text(json.dumps({"title": title, "rows": lean}, indent=1))
+    (folder / "report.md").write_text(markdown(title, rows), encoding="utf-8")
     (folder / "report.svg").write_text(svg(rows), encoding="utf-8")
 
 
@@ -36,10 +36,10 @@ def mib(size):
     return "-" if size is None else f"{size / MIB:.1f}"
 
 
-def markdown(title, rows, interrupted):
+def markdown(title, rows):
     failed = [(row, problem) for row in rows for problem in row["problems"]]
     out = ["# Load test", "", title, "",
-           f"**{interrupted or ('failed: ' + str(len(failed)) if failed else 'everything held')}**", ""]
+           f"**{'failed: ' + str(len(failed)) if failed else 'everything held'}**", ""]
     out += [f"- {row['name']}: {problem}" for row, problem in failed] + [""] * bool(failed)
     out += ["Values are new answers of the engine, events come by `sigmacast publish`; offered to each client that was there "
             "all the time. Latency is from the engine's answer (or the line to publish) to the client.", ""]
