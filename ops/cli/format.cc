@@ -102,16 +102,20 @@ std::string pool_summary(const json::value& value) {
     return line;
 }
 
+std::string count_text(std::size_t count, const std::string& what) {
+    return std::to_string(count) + " " + what + (count == 1 ? "" : "s");
+}
+
 std::string storage_summary(const json::object& data) {
     std::vector<std::string> parts;
     if (const json::value* pools = data.if_contains("pools"); pools && pools->is_array()) {
-        parts.push_back(std::to_string(pools->get_array().size()) + " pools");
+        parts.push_back(count_text(pools->get_array().size(), "pool"));
         for (const json::value& pool : pools->get_array()) {
             parts.push_back(pool_summary(pool));
         }
     }
     if (const json::value* disks = data.if_contains("disks"); disks && disks->is_array()) {
-        parts.push_back(std::to_string(disks->get_array().size()) + " disks");
+        parts.push_back(count_text(disks->get_array().size(), "disk"));
         for (const json::value& disk : disks->get_array()) {
             parts.push_back(disk.is_object() ? text(disk.get_object(), "name") : "");
         }
@@ -119,10 +123,28 @@ std::string storage_summary(const json::object& data) {
     return join(parts);
 }
 
+std::string failures_text(double failures) {
+    return failures <= 0 ? ""
+                         : fixed(failures, 0) + (failures < 2 ? " failure" : " failures in a row");
+}
+
 std::string breaker_summary(const json::object& data) {
     const auto failures = number(data, "consecutive_failures").value_or(0);
-    return join({text(data, "state"), failures > 0 ? fixed(failures, 0) + " failures in a row" : "",
-                 text(data, "last_error")});
+    if (failures <= 0 && text(data, "state") == "closed") {
+        return "closed";  // Its last error is past.
+    }
+    return join({text(data, "state"), failures_text(failures), text(data, "last_error")});
+}
+
+std::string rpc_error_summary(const json::object& data) {
+    const auto failures = number(data, "consecutive_failures").value_or(0);
+    return text(data, "poll") +
+           " failed: " + join({text(data, "message"), failures_text(failures)});
+}
+
+std::string breaker_event_summary(const json::object& data) {
+    const auto failures = number(data, "failures").value_or(0);
+    return join({text(data, "breaker"), failures_text(failures), text(data, "reason")});
 }
 
 std::string plain(const json::value& value) {
@@ -286,6 +308,30 @@ AgeView age_of(const json::object& envelope) {
     return age;
 }
 
+std::string_view reason_words(std::string_view reason) {
+    constexpr std::array<std::pair<std::string_view, std::string_view>, 9> kWords{{
+        {"RPC_DISCONNECT", "the engine cannot be reached"},
+        {"CIRCUIT_BREAKER_OPEN", "the engine failed repeatedly, polling rests"},
+        {"METHOD_NOT_FOUND", "not offered by this engine"},
+        {"POLL_SILENT", "the producer reports nothing about it"},
+        {"PRODUCER_SILENT", "the producer is silent, or has ended"},
+        {"BROKER_RESTARTED", "the broker has just started, no answer since"},
+        {"BROKER_UNREACHABLE", "the edge cannot reach the broker"},
+        {"STATE_FULL", "the broker has no room for the new value"},
+        {"CONNECTION_DROP", "the connection broke off"},
+    }};
+    for (const auto& [code, words] : kWords) {
+        if (code == reason) {
+            return words;
+        }
+    }
+    return {};
+}
+
+bool not_offered(const AgeView& age) {
+    return age.quality == "down" && age.reason == "METHOD_NOT_FOUND";
+}
+
 std::string quality_sentence(const AgeView& age, Wall now) {
     std::string out = clean(age.quality);
     if (!age.reason.empty()) {
@@ -320,6 +366,10 @@ std::string summary(std::string_view topic, const json::object& data) {
         line = storage_summary(data);
     } else if (topic == "breaker.status") {
         line = breaker_summary(data);
+    } else if (topic == "rpc_error" && data.contains("poll")) {
+        line = rpc_error_summary(data);
+    } else if (topic.starts_with("circuit_breaker.") && data.contains("breaker")) {
+        line = breaker_event_summary(data);
     }
     return clean(line.empty() ? any_summary(data) : line, kSummaryBytesMax);
 }

@@ -56,6 +56,11 @@ struct AgeView {
 };
 AgeView age_of(const boost::json::object& envelope);
 
+/// What a reason means, in a few words; empty for those of single methods and unknown ones.
+std::string_view reason_words(std::string_view reason);
+/// Whether nothing is wrong though there is no value: the engine has no such method.
+bool not_offered(const AgeView& age);
+
 /// "stale: RPC_DISCONNECT (engine), as of 01:02:03, 12 s old, retry in 4:48"
 std::string quality_sentence(const AgeView& age, Wall now);
 

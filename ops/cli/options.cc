@@ -16,9 +16,12 @@ Error invalid(std::string message) {
     return {Errc::kInvalid, std::move(message)};
 }
 
+/// An address has a scheme, a port or a path, or is an IPv4 address or localhost; all else is the
+/// name of a topic, which may have dots as a host has.
 bool looks_like_server(std::string_view text) {
-    return text.find("://") != std::string_view::npos || text.find(':') != std::string_view::npos ||
-           text == "localhost";
+    return text.find_first_of(":/") != std::string_view::npos || text == "localhost" ||
+           (text.find('.') != std::string_view::npos &&
+            text.find_first_not_of("0123456789.") == std::string_view::npos);
 }
 
 Result<std::uint16_t> parse_port(std::string_view digits, std::string_view url) {
@@ -34,7 +37,7 @@ Result<std::uint16_t> parse_port(std::string_view digits, std::string_view url) 
 /// What the options are read into before they are checked.
 struct Raw {
     std::vector<std::string> tail_arguments;
-    std::string url;
+    std::vector<std::string> state_arguments;
     std::string duration;
     std::string timeout = "30s";
     std::string kind = "event";
@@ -66,11 +69,21 @@ void declare_token(CLI::App& sub, std::string& file) {
         ->type_name("FILE");
 }
 
+void declare_data(CLI::App& sub, std::string& folder) {
+    sub.add_option("--data", folder,
+                   "Data folder of the instance to look at, as for ops/run (default: the one that "
+                   "this program belongs to)")
+        ->type_name("DIR");
+}
+
+constexpr const char* kAddressThenTopics =
+    "Address of an edge, as http://nas:12080 or nas:12080 (default: the first edge of this "
+    "machine's instance, else 127.0.0.1:12080), then topics (default: all)";
+
 void declare_tail(CLI::App& sub, Raw& raw) {
-    sub.add_option(
-           "arguments", raw.tail_arguments,
-           "Address of an edge (default ws://127.0.0.1:12080/ws), then topics (default: all)")
+    sub.add_option("arguments", raw.tail_arguments, kAddressThenTopics)
         ->type_name("[URL] [TOPIC...]");
+    declare_data(sub, raw.tail.data);
     sub.add_flag("--json", raw.tail.json, "Print each message as one line of JSON, as it came");
     sub.add_flag("--ticks", raw.tail.ticks, "Show also that values were confirmed unchanged");
     sub.add_option("--count", raw.count, "End after this many values, events and transitions")
@@ -85,21 +98,31 @@ void declare_tail(CLI::App& sub, Raw& raw) {
 }
 
 void declare_state(CLI::App& sub, Raw& raw) {
-    sub.add_option("url", raw.url, "Address of an edge (default http://127.0.0.1:12080)")
-        ->type_name("URL");
+    sub.add_option("arguments", raw.state_arguments, kAddressThenTopics)
+        ->type_name("[URL] [TOPIC...]");
+    declare_data(sub, raw.state.data);
     declare_token(sub, raw.state.token_file);
-    sub.add_flag("--json", raw.state.json, "Print the edge's answer as it came");
+    sub.add_flag("--json", raw.state.json,
+                 "Print the edge's answer as it came; with topics, one line for each");
 }
 
 void declare_status(CLI::App& sub, Raw& raw) {
-    sub.add_option("-c,--config", raw.status.config, "Configuration file, for the ports")
+    declare_data(sub, raw.status.data);
+    sub.add_option("-c,--config", raw.status.config,
+                   "Take the ports from this configuration, for what ops/run did not start")
         ->type_name("FILE");
-    sub.add_option("--edges", raw.edges, "How many edges there should be (default 2)")
+    sub.add_option("--edges", raw.edges,
+                   "How many edges there should be (default: as many as were started; with "
+                   "--config 2)")
         ->check(CLI::Range(1, 64))
         ->type_name("N");
     declare_token(sub, raw.status.token_file);
     sub.add_flag("--json", raw.status.json, "Print one JSON object");
-    sub.footer("Ends with 1 when something is not ready.");
+    sub.footer(
+        "Without --data and --config it looks at the instance that runs: of SIGMAVAULT_DATA_DIR,\n"
+        "of the project that this program was built in, of /var/lib/sigmacast; where there is\n"
+        "none, at the ports of the defaults and the environment. Ends with 1 when something is\n"
+        "not ready, with 2 when it was called wrongly.");
 }
 
 void declare_log(CLI::App& sub, Raw& raw) {
@@ -194,15 +217,31 @@ Commands declare(CLI::App& app, Raw& raw) {
     return commands;
 }
 
+/// [URL] [TOPIC...]: the address is taken off, where the first is one.
+Result<std::optional<std::string>> take_address(std::vector<std::string>& arguments,
+                                                const std::string& data) {
+    if (arguments.empty() || !looks_like_server(arguments.front())) {
+        return std::optional<std::string>();
+    }
+    if (!data.empty()) {
+        return invalid("--data and the address '" + arguments.front() +
+                       "' both say which edge: give one of them");
+    }
+    std::optional<std::string> url = std::move(arguments.front());
+    arguments.erase(arguments.begin());
+    return url;
+}
+
 Result<Command> finish_tail(Raw& raw) {
     TailCommand& tail = raw.tail;
-    std::string url = "ws://127.0.0.1:12080/ws";
-    auto first_topic = raw.tail_arguments.begin();
-    if (first_topic != raw.tail_arguments.end() && looks_like_server(*first_topic)) {
-        url = *first_topic++;
+    const auto given = take_address(raw.tail_arguments, tail.data);
+    if (!given) {
+        return given.error();
     }
-    if (first_topic != raw.tail_arguments.end()) {
-        tail.topics.assign(first_topic, raw.tail_arguments.end());
+    tail.named = given->has_value();
+    const std::string url = given->value_or("ws://127.0.0.1:12080/ws");
+    if (!raw.tail_arguments.empty()) {
+        tail.topics = raw.tail_arguments;
     }
     const Result<Endpoint> server = parse_endpoint(url, "ws", "/ws");
     if (!server) {
@@ -225,8 +264,14 @@ Result<Command> finish_tail(Raw& raw) {
 }
 
 Result<Command> finish_state(Raw& raw) {
+    const auto given = take_address(raw.state_arguments, raw.state.data);
+    if (!given) {
+        return given.error();
+    }
+    raw.state.named = given->has_value();
+    raw.state.topics = raw.state_arguments;
     const Result<Endpoint> server =
-        parse_endpoint(raw.url.empty() ? "http://127.0.0.1:12080" : raw.url, "http", "/");
+        parse_endpoint(given->value_or("http://127.0.0.1:12080"), "http", "/");
     if (!server) {
         return server.error();
     }
@@ -283,6 +328,9 @@ Result<Command> finish(const Commands& commands, Raw& raw) {
         return finish_state(raw);
     }
     if (commands.status->parsed()) {
+        if (!raw.status.data.empty() && !raw.status.config.empty()) {
+            return invalid("--data and --config both say which ports: give one of them");
+        }
         if (raw.edges > 0) {
             raw.status.edges = raw.edges;
         }

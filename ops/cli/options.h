@@ -40,7 +40,9 @@ Result<Endpoint> parse_endpoint(std::string_view url, std::string_view scheme,
 
 struct TailCommand {
     Endpoint server;
-    std::string url;              // As it is shown.
+    std::string url;        // As it is shown.
+    bool named = false;     // The address was given; else the instance of this machine has it.
+    std::string data = {};  // Of --data: whose address it is.
     std::string token_file = {};  // Empty: SIGMACAST_TOKEN, where it is set.
     std::vector<std::string> topics = {"*"};
     bool json = false;
@@ -52,14 +54,19 @@ struct TailCommand {
 struct StateCommand {
     Endpoint server;
     std::string url;
-    std::string token_file = {};  // Empty: SIGMACAST_TOKEN, where it is set.
+    bool named = false;
+    std::string data = {};
+    std::vector<std::string> topics = {};  // Empty: all.
+    std::string token_file = {};           // Empty: SIGMACAST_TOKEN, where it is set.
     bool json = false;
 };
 
 struct StatusCommand {
     std::string config;
+    std::string data = {};
     std::string token_file = {};
-    std::optional<std::uint16_t> edges;  // Absent: two, and those that follow on the next ports.
+    // Absent: those that the instance has; of a configuration two, and those that follow.
+    std::optional<std::uint16_t> edges;
     bool json = false;
 };
 

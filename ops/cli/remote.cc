@@ -19,8 +19,7 @@ Error explain(const Error& error, const std::string& base) {
         why = why.substr(base.size());
         why.erase(0, why.find_first_not_of(": /"));
     }
-    return {error.code,
-            "cannot reach " + base + ": " + why + ". Is it running? ops/run --status tells."};
+    return {error.code, "cannot reach " + base + ": " + why + ". Is it running? " + kWhoTells};
 }
 
 }  // namespace

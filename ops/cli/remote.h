@@ -13,6 +13,10 @@
 
 namespace sigmacast::cli {
 
+/// What to ask where nobody answers; it cannot be known here with which folder that was started.
+inline constexpr const char* kWhoTells =
+    "ops/run --status tells (with the --data DIR that it was started with, if any).";
+
 /// Each request ends after this time at the latest.
 inline constexpr Millis kRequestMax{3'000};
 

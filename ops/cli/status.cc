@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <boost/json.hpp>
 #include <cstdlib>
 #include <optional>
@@ -7,6 +8,7 @@
 #include "common/codec.h"
 #include "common/settings.h"
 #include "ops/cli/commands.h"
+#include "ops/cli/instance.h"
 #include "ops/cli/output.h"
 #include "ops/cli/remote.h"
 
@@ -15,7 +17,7 @@ namespace {
 
 namespace json = boost::json;
 
-constexpr std::uint16_t kEdgesExpected = 2;  // As ops/run starts them.
+constexpr std::uint16_t kEdgesExpected = 2;  // Where only a configuration is known.
 constexpr std::uint16_t kEdgesMax = 64;
 
 struct Process {
@@ -65,26 +67,69 @@ void ask(std::vector<Process>& processes) {
     }
 }
 
-std::string loopback_or(const std::string& host) {
-    const bool any = host == "0.0.0.0" || host == "::" || host.empty();
-    const std::string shown = any ? "127.0.0.1" : host;
-    return shown.find(':') == std::string::npos ? shown : "[" + shown + "]";
+/// Where to look: the ports of an instance, or of a configuration.
+struct Place {
+    std::string instance = {};  // Its data folder; empty: a configuration, or the defaults.
+    bool runs = true;
+    std::uint16_t producer_admin = 0;
+    std::uint16_t broker_admin = 0;
+    std::string edge_host = {};
+    std::vector<std::uint16_t> edges = {};  // Those that there should be.
+    bool more_edges = false;                // Others may follow on the next ports.
+};
+
+/// What --data or --config name; else the instance that is found, else defaults and environment.
+Result<Place> place_of(const StatusCommand& command) {
+    Place place;
+    if (command.config.empty()) {
+        auto instance = instance_of(command.data);
+        if (!instance) {
+            return instance.error();
+        }
+        if (*instance) {
+            place = {.instance = (*instance)->folder,
+                     .runs = (*instance)->runs,
+                     .producer_admin = (*instance)->producer_admin,
+                     .broker_admin = (*instance)->broker_admin,
+                     .edge_host = (*instance)->edge_host,
+                     .edges = (*instance)->edges};
+        }
+    }
+    if (place.instance.empty()) {
+        std::vector<std::string> notes;
+        const auto settings = load_settings(
+            command.config, [](const char* name) -> const char* { return std::getenv(name); },
+            notes);
+        if (!settings) {
+            return settings.error();
+        }
+        place = {.producer_admin = settings->producer.admin_port,
+                 .broker_admin = settings->broker.admin_port,
+                 .edge_host = settings->edge.host,
+                 .edges = {settings->edge.port},
+                 .more_edges = !command.edges};
+    }
+    const std::size_t wanted =
+        command.edges.value_or(place.instance.empty() ? kEdgesExpected : place.edges.size());
+    for (unsigned port = place.edges.back() + 1U; place.edges.size() < wanted && port <= 65535;
+         ++port) {
+        place.edges.push_back(static_cast<std::uint16_t>(port));
+    }
+    return place;
 }
 
-Process edge(const Settings& settings, const std::string& token, unsigned number) {
-    const unsigned port = settings.edge.port + number;
+Process edge(const Place& place, const std::string& token, std::uint16_t port) {
     return {.name = "edge " + std::to_string(port),
-            .base = "http://" + loopback_or(settings.edge.host) + ":" + std::to_string(port),
+            .base = "http://" + edge_authority(place.edge_host, port),
             .target = "/api/v1/health",
             .token = token,
             .body = {},
             .problem = {}};
 }
 
-/// Producer, broker, and the edges that there should be; then, unless a number was asked for, those
-/// that answer on the next ports.
-std::vector<Process> look_at(const Settings& settings, const std::string& token,
-                             std::optional<std::uint16_t> edges) {
+/// Producer, broker, and the edges that there should be; then, where it is not known how many there
+/// are, those that answer on the next ports.
+std::vector<Process> look_at(const Place& place, const std::string& token) {
     const auto admin = [](std::string name, std::uint16_t port) {
         return Process{.name = std::move(name),
                        .base = "http://127.0.0.1:" + std::to_string(port),
@@ -92,15 +137,15 @@ std::vector<Process> look_at(const Settings& settings, const std::string& token,
                        .body = {},
                        .problem = {}};
     };
-    std::vector<Process> processes{admin("producer", settings.producer.admin_port),
-                                   admin("broker", settings.broker.admin_port)};
-    unsigned number = 0;
-    for (; number < edges.value_or(kEdgesExpected); ++number) {
-        processes.push_back(edge(settings, token, number));
+    std::vector<Process> processes{admin("producer", place.producer_admin),
+                                   admin("broker", place.broker_admin)};
+    for (const std::uint16_t port : place.edges) {
+        processes.push_back(edge(place, token, port));
     }
     ask(processes);
-    for (; !edges && number < kEdgesMax; ++number) {
-        std::vector<Process> next{edge(settings, token, number)};
+    for (unsigned port = place.edges.back() + 1U;
+         place.more_edges && port <= 65535 && processes.size() < kEdgesMax; ++port) {
+        std::vector<Process> next{edge(place, token, static_cast<std::uint16_t>(port))};
         ask(next);
         if (!next.front().answers || !next.front().body.contains("uplink")) {
             break;
@@ -173,13 +218,22 @@ std::string sources_table(const json::array& sources, const Paint& paint) {
         const json::object& source = value.get_object();
         const AgeView age = age_of(source);
         const std::string poll = text(source, "poll");
+        // Nothing is wrong where the engine has no such method: no fault, no colour of one.
+        const std::string quality = not_offered(age) ? "not offered" : age.quality;
+        const std::string words(reason_words(age.reason));
         rows.push_back({{poll.empty() ? "what no poll feeds" : text(source, "topic"), {}},
                         {poll.empty() ? "-" : poll, {}},
                         {text(source, "origin"), {}},
-                        {age.quality, age.quality},
+                        {quality, quality},
                         {age.age ? age_text(*age.age) : "-", {}},
-                        {age.reason + (age.source.empty() ? "" : " (" + age.source + ")"), {}}});
+                        {not_offered(age) || age.reason.empty()
+                             ? words
+                             : age.reason + (words.empty() ? "" : ": " + words),
+                         {}}});
     }
+    // What is well, or wrong, first.
+    std::stable_partition(rows.begin(), rows.end(),
+                          [](const auto& row) { return row[3].text != "not offered"; });
     return rows.empty()
                ? ""
                : table({"topic", "poll", "origin", "quality", "age", "reason"}, rows, paint);
@@ -196,8 +250,8 @@ std::string processes_table(const std::vector<Process>& processes, const Paint& 
     return table({"process", "address", "state", "detail"}, rows, paint);
 }
 
-std::string as_json(const std::vector<Process>& processes, bool ready, const json::value& breakers,
-                    const json::array& sources) {
+std::string as_json(const Place& place, const std::vector<Process>& processes, bool ready,
+                    const json::value& breakers, const json::array& sources) {
     json::array list;
     for (const Process& process : processes) {
         list.push_back({{"name", process.name},
@@ -208,6 +262,7 @@ std::string as_json(const std::vector<Process>& processes, bool ready, const jso
                         {"detail", process.body}});
     }
     return json::serialize(json::value{{"ready", ready},
+                                       {"instance", place.instance},
                                        {"processes", std::move(list)},
                                        {"breakers", breakers},
                                        {"sources", sources}}) +
@@ -217,11 +272,9 @@ std::string as_json(const std::vector<Process>& processes, bool ready, const jso
 }  // namespace
 
 int run_status(const StatusCommand& command) {
-    std::vector<std::string> notes;
-    const auto settings = load_settings(
-        command.config, [](const char* name) -> const char* { return std::getenv(name); }, notes);
-    if (!settings) {
-        complain(settings.error().message);
+    const auto place = place_of(command);
+    if (!place) {
+        complain(place.error().message);
         return kExitUsage;
     }
     const auto token = read_token(command.token_file, std::getenv("SIGMACAST_TOKEN"));
@@ -229,7 +282,7 @@ int run_status(const StatusCommand& command) {
         complain(token.error().message);
         return kExitUsage;
     }
-    const std::vector<Process> processes = look_at(*settings, *token, command.edges);
+    const std::vector<Process> processes = look_at(*place, *token);
     bool ready = true;
     const Process* teller =
         nullptr;  // An edge that can tell of breakers and topics, best one that is ready.
@@ -253,9 +306,13 @@ int run_status(const StatusCommand& command) {
     const Paint paint = paint_for_stdout();
     std::string out;
     if (command.json) {
-        out = as_json(processes, ready, breakers, sources);
+        out = as_json(*place, processes, ready, breakers, sources);
     } else {
-        out = processes_table(processes, paint);
+        if (!place->instance.empty()) {
+            out = "Sigmacast in " + clean(place->instance) +
+                  (place->runs ? "" : ", which does not run now") + "\n\n";
+        }
+        out += processes_table(processes, paint);
         for (const std::string& more :
              {breakers_table(breakers, system_now().wall, paint), sources_table(sources, paint)}) {
             out += more.empty() ? "" : "\n" + more;

@@ -8,6 +8,7 @@
 #include "common/random.h"
 #include "ops/cli/backoff.h"
 #include "ops/cli/commands.h"
+#include "ops/cli/instance.h"
 #include "ops/cli/output.h"
 #include "ops/cli/remote.h"
 #include "ops/cli/tail_view.h"
@@ -30,7 +31,9 @@ class Tail {
  public:
     explicit Tail(const TailCommand& command)
         : command_(command),
-          view_(paint_for_stdout(), command.ticks, command.json),
+          view_(paint_for_stdout(), {.ticks = command.ticks,
+                                     .json = command.json,
+                                     .everything = command.topics.front() == "*"}),
           random_(Random::from_system()),
           reconnect_(loop_, [this] { connect(); }),
           end_(loop_, [this] { finish(reached_ ? kExitOk : kExitFailed); }),
@@ -55,7 +58,7 @@ class Tail {
         loop_.run();
         if (!reached_ && exit_code_ == kExitFailed) {
             complain(refused() + (last_problem_.empty() ? "" : ": " + clean(last_problem_)) +
-                     (last_status_ != 0 ? "" : ". Is it running? ops/run --status tells."));
+                     (last_status_ != 0 ? "" : std::string(". Is it running? ") + kWhoTells));
         }
         return exit_code_;
     }
@@ -166,7 +169,26 @@ class Tail {
 
 }  // namespace
 
-int run_tail(const TailCommand& command) {
+int run_tail(const TailCommand& given) {
+    TailCommand command = given;
+    if (!command.named) {
+        const auto instance = instance_of(command.data);
+        if (!instance) {
+            complain(instance.error().message);
+            return kExitUsage;
+        }
+        if (*instance) {
+            const std::string at =
+                edge_authority((*instance)->edge_host, (*instance)->edges.front());
+            const auto server = parse_endpoint(at, "ws", "/ws");
+            if (!server) {
+                complain(server.error().message);
+                return kExitUsage;
+            }
+            command.server = *server;
+            command.url = "ws://" + at + "/ws";
+        }
+    }
     return Tail(command).run();
 }
 

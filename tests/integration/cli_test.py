@@ -203,6 +203,21 @@ def test_state_shows_every_topic_with_its_quality(shared):
     assert POLL in json.dumps(json.loads(done.stdout))
 
 
+def test_state_takes_topics_as_tail_does(shared):
+    with shared.v1("agent.status") as client:
+        client.wait("agent.status")
+    url = f"127.0.0.1:{shared.edge.port}"
+    done = shared.command("state", url, "agent.status", POLL)
+    assert done.returncode == 0, done.stderr
+    assert {line.split()[0] for line in done.stdout.splitlines()[1:]} == {"agent.status", POLL}
+    done = shared.command("state", url, POLL, "agent.status", "--json")
+    assert [json.loads(line)["topic"] for line in done.stdout.splitlines()] == [POLL, "agent.status"]
+    done = shared.command("state", url, "nas.local")
+    assert done.returncode == 1 and "knows no topic 'nas.local'" in done.stderr
+    done = shared.command("tail", url, "nas.local", "--for", "1s")
+    assert done.returncode == 0 and "nas.local: nobody has published this topic yet" in done.stdout
+
+
 def test_status_names_each_process_and_breaker(shared):
     done = shared.command("status", "--config", shared.command_config(), "--edges", 1)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -260,6 +260,43 @@ def test_an_edge_is_added_while_the_others_serve_on(running):
     assert after == before
 
 
+def sigmacast(one, *arguments):
+    if not (BIN / "sigmacast").exists():
+        pytest.skip("no sigmacast")
+    clean = {key: value for key, value in one.environment.items() if not key.startswith("SIGMA")}
+    return subprocess.run([BIN / "sigmacast", *arguments], env=clean, stdin=subprocess.DEVNULL, capture_output=True,
+                          text=True, timeout=60, check=False)
+
+
+def test_sigmacast_finds_every_port_of_what_runs_from_its_data_folder(running):
+    edges = sorted(name for name in running.pids() if name.startswith("edge-"))
+    status = sigmacast(running, "status", "--data", running.data)
+    assert status.returncode == 0, status.stdout + status.stderr
+    assert f"Sigmacast in {running.data}\n" in status.stdout
+    rows = [line.split("  ")[0] for line in status.stdout.split("\nbreaker")[0].splitlines() if "http://" in line]
+    assert rows[:2] == ["producer", "broker"] and rows[2:] == [name.replace("-", " ") for name in edges]
+    assert sigmacast(running, "tail", "--data", running.data, "system.status", "--count", "1").returncode == 0
+    state = sigmacast(running, "state", "--data", running.data, "system.status")
+    assert state.returncode == 0 and len(state.stdout.splitlines()) == 2
+
+
+def test_what_our_engine_does_not_offer_is_no_fault_in_status(running):
+    status = sigmacast(running, "status", "--data", running.data)
+    assert status.returncode == 0
+    rows = [line for line in status.stdout.splitlines() if "not offered by this engine" in line]
+    assert len(rows) == 4 and all("agents." in row and "down" not in row for row in rows), status.stdout
+    alone = sigmacast(running, "state", "--data", running.data, "agent.status")
+    assert alone.returncode == 0 and "not offered by this engine" in alone.stderr
+
+
+def test_sigmacast_says_of_an_instance_that_it_does_not_run(instance):
+    assert "has not started" in sigmacast(instance, "status", "--data", instance.data).stderr
+    assert instance.run("--detach", "--edges", "1").returncode == 0
+    assert instance.run("--stop").returncode == 0
+    stopped = sigmacast(instance, "status", "--data", instance.data)
+    assert stopped.returncode == 1 and "does not run now" in stopped.stdout
+
+
 def test_stop_leaves_no_process_and_no_run_folder(instance):
     assert instance.run("--detach", "--edges", "1").returncode == 0
     run_folder = os.readlink(instance.data / "run")

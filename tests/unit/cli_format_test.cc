@@ -99,7 +99,7 @@ TEST_F(CliFormat, KnownTopicsAreSummedUpByWhatMatters) {
     EXPECT_EQ("open, 5 failures in a row, refused",
               summary_of("breaker.status",
                          R"({"state":"open","consecutive_failures":5,"last_error":"refused"})"));
-    EXPECT_EQ("1 pools, tank ONLINE 31 %",
+    EXPECT_EQ("1 pool, tank ONLINE 31 %",
               summary_of("storage.update",
                          R"({"pools":[{"name":"tank","state":"ONLINE","capacity":31}]})"));
 }
@@ -146,32 +146,109 @@ TEST_F(CliFormat, TheWaitBeforeAReconnectDoublesUpToItsMostAndVaries) {
 class Tail : public CliFormat {
  protected:
     TailLine message(std::string_view text) { return view_.on_message(text, now_); }
-    TailView view_{kPlain, false, false};
+    TailView view_{kPlain, {}};
     const std::string value_ =
         R"({"type":"system.status","timestamp":"2026-11-20T01:02:15.000Z","data":{"cpu_usage":5},)"
-        R"("origin":"nas","seq":4,"pos":9,"epoch":"e","quality":"live","as_of":"2026-11-20T01:02:14.000Z","age_ms":1000})";
+        R"("origin":"nas","poll":"system.status","seq":4,"pos":9,"epoch":"e","quality":"live",)"
+        R"("as_of":"2026-11-20T01:02:14.000Z","age_ms":1000})";
+    const std::string stale_ =
+        R"({"type":"transition","data":{"topic":"system.status","poll":"system.status","keys":[]},)"
+        R"("origin":"nas","quality":"stale","as_of":"2026-11-20T01:02:03Z","age_ms":12000,)"
+        R"("reason":"RPC_DISCONNECT","source":"engine","retry_at":"2026-11-20T01:07:03Z"})";
+    const std::string live_ =
+        R"({"type":"transition","data":{"topic":"system.status","poll":"system.status","keys":[]},)"
+        R"("origin":"nas","quality":"live","as_of":"2026-11-20T01:02:14Z","age_ms":1000})";
 };
 
 TEST_F(Tail, AValueIsOneLineWithTimeTopicAgeAndQuality) {
     const TailLine line = message(value_);
     ASSERT_TRUE(line.text);
     EXPECT_TRUE(line.counts);
-    EXPECT_THAT(*line.text, testing::StartsWith("01:02:15  system.status "));
-    EXPECT_THAT(*line.text, HasSubstr("  1.0 s "));
-    EXPECT_THAT(*line.text, HasSubstr("  live "));
-    EXPECT_THAT(*line.text, HasSubstr("cpu 5.0 %"));
+    EXPECT_EQ("01:02:15  live        1.0 s  system.status                 cpu 5.0 %", *line.text);
 }
 
 TEST_F(Tail, ATransitionIsASentence) {
-    const TailLine line = message(
-        R"({"type":"transition","data":{"topic":"system.status","poll":"system.status","keys":[]},"origin":"nas",)"
-        R"("quality":"stale","as_of":"2026-11-20T01:02:03Z","age_ms":12000,"reason":"RPC_DISCONNECT",)"
-        R"("source":"engine","retry_at":"2026-11-20T01:07:03Z"})");
+    const TailLine line = message(stale_);
     ASSERT_TRUE(line.text);
     EXPECT_TRUE(line.counts);
-    EXPECT_THAT(
-        *line.text,
-        HasSubstr("stale: RPC_DISCONNECT (engine), as of 01:02:03, 12 s old, retry in 4:48"));
+    EXPECT_EQ(
+        "01:02:15  stale        12 s  system.status                 RPC_DISCONNECT: the engine "
+        "cannot be reached; last answer 01:02:03; next try in 4:48",
+        *line.text);
+}
+
+TEST_F(Tail, ATransitionIsToldOnceWhicheverWayItIsHeardOf) {
+    // A value brings its quality; what the broker says of the poll after it is no news.
+    EXPECT_TRUE(message(value_).text);
+    EXPECT_FALSE(message(live_).text);
+    EXPECT_TRUE(message(stale_).text);
+    EXPECT_FALSE(message(stale_).text) << "as an edge tells it again that was cut off";
+    const TailLine back = message(live_);
+    ASSERT_TRUE(back.text);
+    EXPECT_THAT(*back.text, HasSubstr("live again"));
+    std::string other = stale_;
+    other.replace(other.find("RPC_DISCONNECT"), 14, "PRODUCER_SILENT");
+    EXPECT_TRUE(message(stale_).text);
+    EXPECT_TRUE(message(other).text) << "another reason is news";
+}
+
+TEST_F(Tail, ATransitionOfSomeKeysIsComparedWithWhatWasSaidOfThese) {
+    const auto of_key = [](std::string text) {
+        return text.replace(text.find("[]"), 2, "[\"a\"]");
+    };
+    EXPECT_TRUE(message(stale_).text);
+    const TailLine one = message(of_key(live_));
+    ASSERT_TRUE(one.text);
+    EXPECT_THAT(*one.text, HasSubstr("system.status/a "));
+    EXPECT_FALSE(message(of_key(live_)).text);
+    EXPECT_TRUE(message(of_key(stale_)).text);
+    EXPECT_TRUE(message(of_key(live_)).text);
+    EXPECT_TRUE(message(live_).text) << "and the others are live now";
+    std::string value = value_;
+    value.replace(value.find("\"seq\""), 5, "\"key\":\"a\",\"seq\"");
+    EXPECT_TRUE(message(of_key(stale_)).text);
+    EXPECT_TRUE(message(value).text);
+    EXPECT_FALSE(message(of_key(live_)).text) << "the value has told it";
+}
+
+TEST_F(Tail, AMethodThatTheEngineLacksIsNoFault) {
+    const TailLine line = message(
+        R"({"type":"transition","data":{"topic":"agent.status","poll":"agents.list"},"origin":"nas",)"
+        R"("quality":"down","reason":"METHOD_NOT_FOUND","source":"engine"})");
+    ASSERT_TRUE(line.text);
+    EXPECT_THAT(*line.text, HasSubstr("not offered by this engine (agents.list)"));
+    EXPECT_THAT(*line.text, Not(HasSubstr("down")));
+}
+
+TEST_F(Tail, BreakersThatAreClosedAreLeftOutOfTheStartUnlessTheyWereAskedFor) {
+    const char* closed =
+        R"({"type":"breaker.status","data":{"name":"engine","state":"closed"},"origin":"nas",)"
+        R"("key":"engine","seq":1,"pos":1,"epoch":"e","quality":"live","age_ms":5,"replay":true})";
+    EXPECT_FALSE(message(closed).text);
+    TailView chosen(kPlain, {.everything = false});
+    EXPECT_TRUE(chosen.on_message(closed, now_).text);
+    std::string open = closed;
+    open.replace(open.find("closed"), 6, "open");
+    open.replace(open.find("\"pos\":1"), 7, "\"pos\":2");
+    EXPECT_TRUE(message(open).text);
+}
+
+TEST_F(Tail, WhatWillNotComeIsSaid) {
+    const TailLine line = message(
+        R"({"type":"subscribed","data":{"topics":{"nas.local":{"result":"unknown"},)"
+        R"("secret":{"result":"denied"},"system.status":{"result":"snapshot","count":1}}}})");
+    ASSERT_TRUE(line.text);
+    EXPECT_FALSE(line.counts);
+    EXPECT_THAT(*line.text, HasSubstr("nas.local: nobody has published this topic yet"));
+    EXPECT_THAT(*line.text, HasSubstr("secret: the token does not allow it"));
+    EXPECT_THAT(*line.text, Not(HasSubstr("system.status")));
+}
+
+TEST_F(Tail, AnotherOriginIsNamed) {
+    EXPECT_THAT(message(value_).text.value(), Not(HasSubstr("@")));
+    std::string other = value_;
+    other.replace(other.find("\"nas\""), 5, "\"attic\"");
+    EXPECT_THAT(message(other).text.value(), HasSubstr("system.status@attic "));
 }
 
 TEST_F(Tail, WhatWasShownIsNotRepeatedAfterAReconnect) {
@@ -213,7 +290,7 @@ TEST_F(Tail, HeartbeatsAndTicksAreNotShownAndDoNotCount) {
 }
 
 TEST_F(Tail, JsonPassesEveryMessageOnAsItCame) {
-    TailView view(kPlain, false, true);
+    TailView view(kPlain, {.json = true});
     for (const std::string& text :
          {std::string(R"({"type":"heartbeat","data":{}})"), value_, value_}) {
         EXPECT_EQ(text, view.on_message(text, now_).text);

@@ -1,11 +1,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <fstream>
 #include <string>
 #include <vector>
 
 #include "ops/cli/event_line.h"
+#include "ops/cli/instance.h"
 #include "ops/cli/options.h"
 #include "temp_folder.h"
 
@@ -45,6 +47,79 @@ TEST(CliOptions, TailTakesTopicsWithoutAnAddress) {
     const auto tail = command<TailCommand>({"tail", "system.status"});
     EXPECT_EQ("ws://127.0.0.1:12080/ws", tail.url);
     EXPECT_EQ((std::vector<std::string>{"system.status"}), tail.topics);
+}
+
+TEST(CliOptions, ATopicIsNoHostAndAHostIsNoTopic) {
+    for (const char* address : {"http://nas:12081", "nas:12081", "10.0.0.2", "localhost", "nas/"}) {
+        EXPECT_TRUE(command<StateCommand>({"state", address, "agent.status"}).named) << address;
+        EXPECT_TRUE(command<TailCommand>({"tail", address, "agent.status"}).named) << address;
+    }
+    for (const char* topic : {"agent.status", "storage.update", "my_topic", "note", "*"}) {
+        const auto state = command<StateCommand>({"state", topic, "note"});
+        EXPECT_FALSE(state.named);
+        EXPECT_EQ("http://127.0.0.1:12080", state.url);
+        EXPECT_EQ((std::vector<std::string>{topic, "note"}), state.topics);
+        EXPECT_FALSE(command<TailCommand>({"tail", topic}).named) << topic;
+    }
+}
+
+TEST(CliOptions, WhatSaysTwiceWhereToLookIsRefused) {
+    EXPECT_THAT(parse({"state", "--data", "d", "nas:1"}).text, HasSubstr("give one of them"));
+    EXPECT_THAT(parse({"tail", "--data", "d", "nas:1"}).text, HasSubstr("give one of them"));
+    EXPECT_THAT(parse({"status", "--data", "d", "--config", "f"}).text,
+                HasSubstr("give one of them"));
+    EXPECT_EQ("d", command<TailCommand>({"tail", "--data", "d", "note"}).data);
+}
+
+class InstanceNotes : public testing::Test {
+ protected:
+    void notes(const std::string& folder, bool runs) {
+        const auto supervisor = std::filesystem::path(temp_.file(folder)) / "supervisor";
+        std::filesystem::create_directories(supervisor / "edges");
+        std::ofstream(supervisor / "instance")
+            << "edge_port=13080\nproducer_admin=13091\nbroker_admin=13092\nedge_host=0.0.0.0\n"
+               "edge_port=12080\n";
+        for (const char* edge : {"edge-13082.conf", "edge-13080.conf", "edge-13081.conf", "old"}) {
+            std::ofstream(supervisor / "edges" / edge) << "";
+        }
+        if (runs) {
+            std::filesystem::create_symlink("/nonexistent", temp_.file(folder + "/run"));
+        }
+    }
+    std::string at(const std::string& folder) { return temp_.file(folder); }
+    TempFolder temp_;
+};
+
+TEST_F(InstanceNotes, NameEachPortOfWhatWasStarted) {
+    notes("data", true);
+    const auto found = instance_of(at("data"), nullptr, "");
+    ASSERT_TRUE(found && *found);
+    EXPECT_EQ((std::vector<std::uint16_t>{13080, 13081, 13082}), (*found)->edges);
+    EXPECT_EQ(13091, (*found)->producer_admin);
+    EXPECT_EQ(13092, (*found)->broker_admin);
+    EXPECT_EQ("127.0.0.1:13081", edge_authority((*found)->edge_host, 13081));
+    EXPECT_TRUE((*found)->runs);
+}
+
+TEST_F(InstanceNotes, AreFoundFromTheEnvironmentOrTheProgramsOwnPlaceTheRunningOneFirst) {
+    const std::string program = at("project/build/release/bin/sigmacast");
+    EXPECT_FALSE(instance_of("", at("none").c_str(), program).value());
+    notes("elsewhere", false);
+    EXPECT_EQ(at("elsewhere"),
+              instance_of("", at("elsewhere").c_str(), program).value().value().folder);
+    notes("project/data", true);
+    EXPECT_EQ(at("project/data"),
+              instance_of("", at("elsewhere").c_str(), program).value().value().folder);
+    notes("own", true);
+    EXPECT_EQ(at("own"), instance_of("", nullptr, at("own/bin/sigmacast")).value().value().folder);
+}
+
+TEST_F(InstanceNotes, ThatAreMissingOrBrokenAreSaid) {
+    EXPECT_THAT(instance_of(at("none"), nullptr, "").error().message,
+                AllOf(HasSubstr("--data"), HasSubstr(at("none"))));
+    notes("data", true);
+    std::ofstream(temp_.file("data/supervisor/instance")) << "edge_port=many\n";
+    EXPECT_THAT(instance_of(at("data"), nullptr, "").error().message, HasSubstr("--config"));
 }
 
 TEST(CliOptions, TailReadsItsEnds) {
@@ -97,7 +172,6 @@ TEST(CliOptions, MistakesEndWithTheUsageCodeAndASentence) {
                                                {"tail", "--count", "0"},
                                                {"tail", "--for", "soon"},
                                                {"log"},
-                                               {"state", "a", "b"},
                                                {"log", "x.db", "--since", "yesterday"},
                                                {"log", "x.db", "--from", "5", "--to", "4"},
                                                {"publish", "--kind", "thing"},
