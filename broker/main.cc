@@ -241,7 +241,8 @@ class Service final : public broker::BrokerOutputs {
             const Now sent{incoming.sent, now.wall};
             if (incoming.socket == kIngest) {
                 auto message = decode(incoming.frames, sent);
-                if (message && !permissions_.allow(incoming.client, *message, now.mono)) {
+                if (message &&
+                    !permissions_.objection(incoming.client, *message, now.mono).empty()) {
                     continue;
                 }
                 if (message) {
@@ -280,7 +281,9 @@ class Service final : public broker::BrokerOutputs {
             unreadable(request.error());
             return;
         }
-        if (!permissions_.allow(incoming.client, *request, now.mono)) {
+        std::string objection = permissions_.objection(incoming.client, *request, now.mono);
+        if (!objection.empty()) {
+            reply(peer, protocol::Refused{std::move(objection)});
             return;
         }
         broker_.on_request(peer, std::move(*request), now);

@@ -19,16 +19,16 @@ class Permissions {
  public:
     explicit Permissions(const CurveSettings& settings);
 
-    /// `client` is the name that the bus gives with each message. What is refused is counted and,
-    /// at a bounded rate, logged.
-    bool allow(const std::string& client, const Message& message, Mono now);
-    bool allow(const std::string& client, const protocol::Any& request, Mono now);
+    /// Why it may not do this, for its own log; empty: it may. `client` is the name that the bus
+    /// gives with each message. What is refused is counted and, at a bounded rate, logged.
+    std::string objection(const std::string& client, const Message& message, Mono now);
+    std::string objection(const std::string& client, const protocol::Any& request, Mono now);
     [[nodiscard]] std::uint64_t refused() const { return refused_; }
 
  private:
-    bool may_publish(const std::string& client, const std::string& origin, Mono now);
-    bool may_read(const std::string& client, Mono now);
-    bool refuse(const std::string& client, const std::string& what, Mono now);
+    std::string to_publish(const std::string& client, const std::string& origin, Mono now);
+    std::string to_read(const std::string& client, Mono now);
+    std::string refuse(const std::string& client, const std::string& what, Mono now);
 
     const bool on_;
     std::map<std::string, CurveClientSettings> clients_;

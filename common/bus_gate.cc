@@ -84,7 +84,7 @@ std::optional<std::uint64_t> LogLimit::pass(Mono now) {
         began_ = now;
         lines_ = 0;
     }
-    if (lines_ >= kLinesMax) {
+    if (lines_ >= lines_max_) {
         ++left_out_;
         return std::nullopt;
     }

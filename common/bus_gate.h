@@ -21,15 +21,16 @@
 
 namespace sigmacast::bus {
 
-/// At most kLinesMax lines a minute.
+/// So many lines a minute at most.
 class LogLimit {
  public:
-    static constexpr int kLinesMax = 10;
+    explicit LogLimit(int lines_max = 10) : lines_max_(lines_max) {}
 
     /// Nothing: this line is one too many. Else how many were left out before it.
     std::optional<std::uint64_t> pass(Mono now);
 
  private:
+    const int lines_max_;
     std::optional<Mono> began_;
     int lines_ = 0;
     std::uint64_t left_out_ = 0;

@@ -126,6 +126,12 @@ Frames write(const Unknown&, Mono) {
     return alone(start("unknown"));
 }
 
+Frames write(const Refused& refused, Mono) {
+    Writer writer = start("refused");
+    writer.text("why", refused.why);
+    return alone(std::move(writer));
+}
+
 Frames write(const Ask& ask, Mono) {
     Writer writer = start("ask");
     writer.number("id", ask.id);
@@ -229,6 +235,10 @@ Any read_unknown(const Input&) {
     return Unknown{};
 }
 
+Any read_refused(const Input& in) {
+    return Refused{in.reader.text("why")};
+}
+
 Any read_ask(const Input& in) {
     return Ask{in.reader.number("id"), in.reader.text("origin"), in.reader.text("topic"),
                get_range(in.reader)};
@@ -274,7 +284,7 @@ struct Type {
     Any (*read)(const Input&);
     bool has_records;
 };
-constexpr std::array<Type, 10> kTypes{{{"hello", read_hello, false},
+constexpr std::array<Type, 11> kTypes{{{"hello", read_hello, false},
                                        {"welcome", read_welcome, true},
                                        {"conflict", read_conflict, false},
                                        {"sync", read_sync, false},
@@ -283,7 +293,8 @@ constexpr std::array<Type, 10> kTypes{{{"hello", read_hello, false},
                                        {"ask", read_ask, false},
                                        {"range", read_range, true},
                                        {"get_snapshot", read_get_snapshot, false},
-                                       {"snapshot", read_snapshot, true}}};
+                                       {"snapshot", read_snapshot, true},
+                                       {"refused", read_refused, false}}};
 
 const Type& type_of(const Reader& reader) {
     const std::string name = reader.text("t");

@@ -15,6 +15,7 @@
 //            <-          Snapshot {id, epoch, pos, streams, polls, records}
 //            ->          Ask {id, origin, topic, from, to}
 //            <-          Range {id, origin, topic, epoch, range, records, superseded}
+//   either              <- Refused {why}                         its key does not allow this
 #pragma once
 
 #include <cstdint>
@@ -77,6 +78,11 @@ struct Durable {
 /// The broker does not know this instance: say hello again.
 struct Unknown {};
 
+/// The asker's key does not let it do this (the broker's [curve]): nothing was done.
+struct Refused {
+    std::string why;
+};
+
 struct Ask {
     std::uint64_t id = 0;
     std::string origin;
@@ -116,7 +122,7 @@ struct Snapshot {
 };
 
 using Any = std::variant<Hello, Welcome, Conflict, Sync, Durable, Unknown, Ask, Range,
-                         SnapshotRequest, Snapshot>;
+                         SnapshotRequest, Snapshot, Refused>;
 
 /// Data of live keys in one welcome: no message may outgrow what the bus takes. Of the keys beyond
 /// it the names are there.

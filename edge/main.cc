@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "common/bus.h"
+#include "common/bus_gate.h"
 #include "common/curve.h"
 #include "common/log.h"
 #include "common/loop.h"
@@ -130,7 +131,9 @@ class Edge {
                 }
             } else if (incoming.socket == kRepair) {
                 auto reply = protocol::decode(incoming.frames, sent);
-                if (reply) {
+                if (reply && std::holds_alternative<protocol::Refused>(*reply)) {
+                    refused(std::get<protocol::Refused>(*reply), now);
+                } else if (reply) {
                     apply(upstream_.on_reply(std::move(*reply), now), now);
                 } else {
                     undecodable(reply.error());
@@ -203,6 +206,12 @@ class Edge {
         }
     }
 
+    void refused(const protocol::Refused& refused, Now now) {
+        if (refused_lines_.pass(now.mono)) {
+            log_error("the broker refuses what this edge asks", {{"why", refused.why}});
+        }
+    }
+
     void undecodable(const Error& error) {
         metrics_
             .counter("sigmacast_edge_undecodable_total", "Bus messages that were not understood")
@@ -245,6 +254,7 @@ class Edge {
     Timer timer_;
     Timer drain_timer_;
     bus::Node bus_;
+    bus::LogLimit refused_lines_{1};
     http::Server server_;
     Mono drain_by_{};
     bool undecodable_logged_ = false;

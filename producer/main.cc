@@ -12,6 +12,7 @@
 
 #include "common/admin.h"
 #include "common/bus.h"
+#include "common/bus_gate.h"
 #include "common/curve.h"
 #include "common/http.h"
 #include "common/log.h"
@@ -212,7 +213,9 @@ class Program final : public Producer::Io {
             const Now now = system_now();
             const Result<protocol::Any> message =
                 protocol::decode(incoming.frames, {incoming.sent, now.wall});
-            if (message) {
+            if (message && std::holds_alternative<protocol::Refused>(*message)) {
+                refused(std::get<protocol::Refused>(*message), now);
+            } else if (message) {
                 producer_->on_protocol(*message, now);
             } else {
                 undecodable_.add();
@@ -221,6 +224,13 @@ class Program final : public Producer::Io {
             }
         }
         set_timer();
+    }
+
+    void refused(const protocol::Refused& refused, Now now) {
+        if (refused_lines_.pass(now.mono)) {
+            log_error("the broker refuses what this producer publishes",
+                      {{"why", refused.why}, {"origin", identity_.origin}});
+        }
     }
 
     void on_timer() {
@@ -286,6 +296,7 @@ class Program final : public Producer::Io {
     Loop loop_;
     http::Client client_;
     bus::Node bus_;
+    bus::LogLimit refused_lines_{1};
     Timer timer_;
     Admin admin_;
     std::unique_ptr<Producer> producer_;

@@ -134,6 +134,10 @@ class Publisher final : private Origin::Io {
         for (const bus::Incoming& incoming : batch) {
             const Now now = system_now();
             const auto message = protocol::decode(incoming.frames, {incoming.sent, now.wall});
+            if (message && std::holds_alternative<protocol::Refused>(*message)) {
+                refused_ = std::get<protocol::Refused>(*message).why;
+                return loop_.stop();
+            }
             if (message) {
                 const bool joined = origin_.state() == Origin::State::kJoined;
                 const std::uint64_t before = origin_.undurable();
@@ -255,6 +259,8 @@ class Publisher final : private Origin::Io {
         if (origin_.state() == Origin::State::kConflict) {
             complain("another program publishes as '" + origin_.name() +
                      "': end it, or take another name with --origin");
+        } else if (!refused_.empty()) {
+            complain("the broker refuses this: " + refused_);
         } else if (timed_out_ && origin_.state() == Origin::State::kJoined) {
             complain("the broker at " + settings_.broker.repair +
                      " has not made everything durable within " +
@@ -272,7 +278,8 @@ class Publisher final : private Origin::Io {
         remark(line);
         const bool complete = input_ended_ && waiting_.empty() && !pending_ && !interrupted_;
         return complete && bad_lines_ == 0 && durable == published_ &&
-                       origin_.state() != Origin::State::kConflict && !timed_out_
+                       origin_.state() != Origin::State::kConflict && !timed_out_ &&
+                       refused_.empty()
                    ? kExitOk
                    : kExitFailed;
     }
@@ -297,6 +304,7 @@ class Publisher final : private Origin::Io {
     bool input_ended_ = false;
     bool interrupted_ = false;
     bool timed_out_ = false;
+    std::string refused_;  // Why, in the broker's words.
 };
 
 /// Waits for the lock of a name, as long as another one holds it.

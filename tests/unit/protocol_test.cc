@@ -121,6 +121,7 @@ TEST(RepairMessage, TheSmallOnesArriveWhole) {
     EXPECT_EQ(durable.epoch, 3u);
     EXPECT_EQ(durable.streams.at(0).seq, 4u);
     sent(Unknown{});
+    EXPECT_EQ(sent(Refused{"may not"}).why, "may not");
     const SnapshotRequest request = sent(SnapshotRequest{12, "e", 77});
     EXPECT_EQ(request.id, 12u);
     EXPECT_EQ(request.epoch, "e");
