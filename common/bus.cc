@@ -29,6 +29,7 @@ namespace {
 
 constexpr std::size_t kIncomingMax = 4'096;            // Beyond it the sockets are not read.
 constexpr std::size_t kIncomingBytesMax = 64u << 20;   // The same, for large messages.
+constexpr std::size_t kBatchBytes = 1u << 20;          // Handed over in one task of the loop.
 constexpr std::size_t kOutgoingMax = 65'536;           // Beyond it send() drops.
 constexpr std::size_t kOutgoingBytesMax = 256u << 20;  // The same, for large messages.
 constexpr std::size_t kDrainMax = 256;                 // From one socket in one turn.
@@ -180,6 +181,21 @@ struct Inbox {
     std::vector<Incoming> waiting;  // Guarded, as the next two.
     std::size_t bytes = 0;
     bool closed = false;
+
+    /// The first messages, until they are kBatchBytes or more. Called with the mutex held.
+    std::vector<Incoming> take() {
+        std::size_t sum = 0;
+        auto end = waiting.begin();
+        while (end != waiting.end() && sum < kBatchBytes) {
+            sum += weight(end->frames);
+            ++end;
+        }
+        std::vector<Incoming> taken(std::make_move_iterator(waiting.begin()),
+                                    std::make_move_iterator(end));
+        waiting.erase(waiting.begin(), end);
+        bytes = waiting.empty() ? 0 : bytes - sum;
+        return taken;
+    }
 };
 
 /// A counting event that ZeroMQ can poll.
@@ -459,6 +475,33 @@ bool Node::Impl::receive(std::size_t index, Incoming& into) {
     return true;
 }
 
+/// Hands one batch over in a task of the loop, and the rest in another, so that what else the loop
+/// does comes in between.
+void post_batch(Loop& loop, const std::shared_ptr<Inbox>& inbox,
+                const std::shared_ptr<Wake>& wake) {
+    loop.post([&loop, inbox, wake] {
+        std::vector<Incoming> taken;
+        bool was_full = false;
+        bool more = false;
+        {
+            const std::lock_guard lock(inbox->mutex);
+            if (inbox->closed) {
+                return;
+            }
+            was_full = inbox->waiting.size() >= kIncomingMax || inbox->bytes >= kIncomingBytesMax;
+            taken = inbox->take();
+            more = !inbox->waiting.empty();
+        }
+        if (was_full) {
+            wake->signal();  // The bus had stopped reading.
+        }
+        if (more) {
+            post_batch(loop, inbox, wake);
+        }
+        inbox->on_batch(std::move(taken));
+    });
+}
+
 /// Adds to what waits for the loop, and posts one task where nothing waited. Returns whether there
 /// is room for more.
 bool Node::Impl::hand_over(std::vector<Incoming>& batch, std::size_t bytes) {
@@ -474,22 +517,7 @@ bool Node::Impl::hand_over(std::vector<Incoming>& batch, std::size_t bytes) {
         more = room > 0 && inbox->bytes < kIncomingBytesMax;
     }
     if (was_empty && !batch.empty()) {
-        loop.post([inbox = inbox, wake = wake] {
-            std::vector<Incoming> taken;
-            std::size_t taken_bytes = 0;
-            {
-                const std::lock_guard lock(inbox->mutex);
-                if (inbox->closed) {
-                    return;
-                }
-                taken.swap(inbox->waiting);
-                taken_bytes = std::exchange(inbox->bytes, 0);
-            }
-            if (taken.size() >= kIncomingMax || taken_bytes >= kIncomingBytesMax) {
-                wake->signal();  // The bus had stopped reading.
-            }
-            inbox->on_batch(std::move(taken));
-        });
+        post_batch(loop, inbox, wake);
     }
     batch.clear();
     return more;

@@ -47,7 +47,8 @@ struct Incoming {
 
 class Node {
  public:
-    /// `on_batch` is called on the loop with 1 to 4,096 messages; while it has not taken a batch,
+    /// `on_batch` is called on the loop with 1 to 4,096 messages, of about 1 MiB at most or one
+    /// alone; the loop's other tasks come between two batches. While 4,096 messages or 64 MiB wait,
     /// the bus stops reading and the peer's high-water mark fills.
     Node(Loop& loop, std::vector<SocketOptions> sockets,
          std::function<void(std::vector<Incoming>)> on_batch, Curve curve = {});

@@ -173,6 +173,31 @@ TEST_F(BusTest, EveryMessageArrivesInOrderWhileTheLoopIsBusyInBatchesWithinTheBo
     EXPECT_EQ(dealer->dropped(), 0u);
 }
 
+TEST_F(BusTest, BetweenLargeMessagesTheLoopDoesOtherThings) {
+    constexpr std::size_t kCount = 20;
+    std::size_t batches = 0;
+    std::size_t others = 0;
+    std::size_t longest_wait = 0;  // In batches.
+    Node router(
+        loop_,
+        {{.type = SocketType::kRouter, .endpoint = endpoint("r"), .bind = true, .subscribe = {}}},
+        [&](const std::vector<Incoming>& batch) {
+            largest_batch_ = std::max(largest_batch_, batch.size());
+            ++batches;
+            loop_.post([&] { ++others; });
+            longest_wait = std::max(longest_wait, batches - others);
+        });
+    ASSERT_TRUE(router.start());
+    const auto dealer =
+        started({.type = SocketType::kDealer, .endpoint = endpoint("r"), .subscribe = {}});
+    for (std::size_t i = 0; i < kCount; ++i) {
+        ASSERT_TRUE(dealer->send(0, {std::string(1u << 20, 'x')}));
+    }
+    run_until([&] { return batches == kCount; });
+    EXPECT_EQ(largest_batch_, 1u);
+    EXPECT_LE(longest_wait, 2u);
+}
+
 TEST_F(BusTest, SaysWhichEndpointIsTaken) {
     const SocketOptions options{
         .type = SocketType::kPub, .endpoint = endpoint("p"), .bind = true, .subscribe = {}};
