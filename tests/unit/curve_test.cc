@@ -136,10 +136,11 @@ TEST_F(CurveTest, KeysAreJudgedWhileTheLoopTakesNoMessages) {
     }
     const auto stranger = dealer(client(key("stranger")));
     const Mono limit = BootClock::now() + Seconds(20);
-    while (node->denied() == 0 && BootClock::now() < limit) {  // The loop does not run.
+    // The loop does not run. The second try comes when the node has taken what it takes.
+    while (node->denied() < 2 && BootClock::now() < limit) {
         ::usleep(2'000);
     }
-    EXPECT_GT(node->denied(), 0u);
+    EXPECT_GE(node->denied(), 2u);
     run_until([&] { return got_.size() == 6'001; });
 }
 
