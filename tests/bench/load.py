@@ -28,7 +28,7 @@ QUICK = {
     "10": {"clients": 10, "minutes": 2 / 60, "values": 10, "events": 10, "limits": QUICK_LIMITS},
     "200": {"clients": 200, "minutes": 2 / 60, "values": 20, "events": 20, "limits": QUICK_LIMITS},
     "1000": {"clients": 1000, "minutes": 2 / 60, "values": 10, "events": 10, "limits": QUICK_LIMITS},
-    "pings": {"clients": 40, "minutes": 4 / 60, "values": 10, "events": 10, "churn": 5, "ping": "1s",
+    "pings": {"clients": 40, "minutes": 4 / 60, "values": 10, "events": 10, "churn": 5, "ping": 1,
               "limits": QUICK_LIMITS},
 }
 

@@ -16,9 +16,11 @@ import time
 import report
 from clients import EVENT, Clients, Feed
 from harness import POLLS, Cluster, Ended, parse_time
+from harness import duration as duration_text
 from verdict import LIMITS, judge
 
 DATABASE_MIB = 24  # Empty: its journal, and the room that it keeps for a full disk.
+PING = 30  # The product's own interval, in seconds.
 MESSAGE_BYTES = 1024  # In the database, at most, with its place in the indexes.
 
 # What a run without a failure never counts.
@@ -75,7 +77,7 @@ class Watch:
                           "counters": {name: metrics[name] for name in ZERO},
                           "younger_ms": self._younger()}
             return {**self._last, "late": ""}
-        except (OSError, http.client.HTTPException) as problem:
+        except (AssertionError, OSError, http.client.HTTPException) as problem:
             return {**self._last, "late": repr(problem)}
 
     def _younger(self):
@@ -124,11 +126,11 @@ class Run:
         feed = Feed(row["values"], row["events"])
         cluster = Cluster(folder, feed.engine, start=False, interval=5.0, deadline=3.0, reset=300, health=10,
                           polls={**{poll: {} for poll in POLLS}, **feed.polls()},  # The product's own, at its own pace.
-                          edge_options={"ping_interval": row["ping"]} if "ping" in row else {},
+                          edge_options={"ping_interval": duration_text(row["ping"])} if "ping" in row else {},
                           producer_options={"jitter": "250ms"},
                           broker_options={"retain_values": f"{retain}s", "retain_events": f"{retain}s"})
         watch = Watch(cluster, feed, samples, name, self.began)
-        found = {"name": name, **row, "limits": self.limits(row, seconds, retain), "samples": watch.samples}
+        found = {"name": name, **row, "limits": self.limits(row, retain), "samples": watch.samples}
         try:
             cluster.start()
             self.play(found, watch, seconds)
@@ -158,11 +160,14 @@ class Run:
             row["connecting"] = clients.ask("connect")
             clients.ask("start")
             feed.start(watch.cluster)
+            began = time.monotonic()
             try:
                 self.hold(watch, "load", seconds, self.options.every, tell=True)
             except Interrupted as signal_:  # What there is, is judged.
                 row["interrupted"] = f"ended early by {signal_}"
                 self.say(f"  {row['interrupted']}")
+            loaded = time.monotonic() - began
+            row["limits"]["pings_min"] = max(0, int(loaded / row.get("ping", PING)) - 1)
             clients.ask("settle")
             feed.stop()
             row["checked"] = clients.ask("check", **feed.sent())
@@ -206,10 +211,9 @@ class Run:
             time.sleep(0.1)
         self.hold(watch, "after", seconds / 2, every)
 
-    def limits(self, row, seconds, retain):
+    def limits(self, row, retain):
         kept = retain * (row["values"] + row["events"] + 4) * MESSAGE_BYTES
-        ping = 30 if "ping" not in row else float(row["ping"].rstrip("s"))
-        return {**LIMITS, "database_mib": DATABASE_MIB + 2 * kept / 2**20, "pings_min": max(0, int(seconds / ping) - 1), **row.get("limits", {})}
+        return {**LIMITS, "database_mib": DATABASE_MIB + 2 * kept / 2**20, **row.get("limits", {})}
 
     def fault(self):
         return {"fault": self.options.fault} if self.options.fault else {}
