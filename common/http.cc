@@ -16,12 +16,15 @@
 #include <ctime>
 #include <deque>
 #include <exception>
+#include <list>
 #include <optional>
 #include <unordered_set>
 #include <utility>
 
 #include "common/http_upgrade.h"
 #include "common/log.h"
+#include "common/tls.h"
+#include "common/transport.h"
 
 namespace sigmacast::http {
 namespace asio = boost::asio;
@@ -165,7 +168,8 @@ struct Shared {
     Server::Handler handler;
     Server::UpgradeHandler upgrade;
     std::unordered_set<std::shared_ptr<Connection>> connections;
-    std::size_t pending_bytes = 0;  // Of bodies that are being written.
+    std::list<Connection*> handshakes;  // Of TLS, that are on their way; the oldest first.
+    std::size_t pending_bytes = 0;      // Of bodies that are being written.
     bool on_loopback = true;
     bool stopping = false;
 };
@@ -176,35 +180,38 @@ class Connection : public std::enable_shared_from_this<Connection> {
  public:
     Connection(std::shared_ptr<Shared> shared, tcp::socket socket)
         : shared_(std::move(shared)),
-          socket_(std::move(socket)),
+          transport_(std::move(socket)),
           timer_(shared_->loop, [this] { on_time(); }) {}
 
     void start() {
         ErrorCode ignored;
-        socket_.set_option(tcp::no_delay(true), ignored);
-        const tcp::endpoint remote = socket_.remote_endpoint(ignored);
+        transport_.next_layer().set_option(tcp::no_delay(true), ignored);
+        const tcp::endpoint remote = transport_.next_layer().remote_endpoint(ignored);
         peer_ = ignored ? std::string() : remote.address().to_string();
+        if (shared_->options.tls) {
+            return shake_hands();
+        }
         read_header();
     }
 
     void close() {
+        leave_handshakes();
         state_ = State::kClosed;
         release_body();
         timer_.set(std::nullopt);
-        ErrorCode ignored;
-        socket_.close(ignored);
+        transport_.close();
         shared_->connections.erase(shared_from_this());
     }
 
     /// The server stops: what is being answered still is.
     void close_if_idle() {
-        if (state_ == State::kIdle) {
+        if (state_ == State::kIdle || state_ == State::kHandshake) {
             close();
         }
     }
 
  private:
-    enum class State { kIdle, kBody, kAnswering, kWriting, kLingering, kClosed };
+    enum class State { kHandshake, kIdle, kBody, kAnswering, kWriting, kLingering, kClosed };
     using Parser = bhttp::request_parser<bhttp::string_body>;
 
     void on_time() {
@@ -216,6 +223,48 @@ class Connection : public std::enable_shared_from_this<Connection> {
         close();
     }
 
+    void shake_hands() {
+        state_ = State::kHandshake;
+        timer_.set(in(shared_->options.handshake_max));
+        transport_.start_tls(shared_->options.tls->open(transport_.next_layer().native_handle()));
+        handshake_ = shared_->handshakes.insert(shared_->handshakes.end(), this);
+        if (shared_->handshakes.size() > shared_->options.handshakes_max) {
+            // The one that has had the most time: a peer that goes on takes far less.
+            shared_->handshakes.front()->close();
+        }
+        transport_.async_handshake(
+            [self = shared_from_this()](const ErrorCode& error) { self->on_handshake(error); });
+    }
+
+    void on_handshake(const ErrorCode& error) {
+        if (state_ == State::kClosed) {
+            return;
+        }
+        if (!error) {
+            ++shared_->options.tls->counters.handshakes;
+            state_ = State::kIdle;
+            leave_handshakes();
+            return read_header();
+        }
+        const bool http = transport_.tls()->heard_http();
+        leave_handshakes();
+        transport_.stop_tls();
+        if (!http) {
+            return close();
+        }
+        refuse(400, "this port speaks TLS: use https:// or wss://");
+    }
+
+    /// Counted as failed unless it has come to a good end.
+    void leave_handshakes() {
+        if (handshake_) {
+            shared_->options.tls->counters.handshakes_failed +=
+                state_ == State::kHandshake ? 1u : 0u;
+            shared_->handshakes.erase(*handshake_);
+            handshake_.reset();
+        }
+    }
+
     void read_header() {
         if (shared_->stopping) {
             return close();
@@ -225,7 +274,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
         parser_.emplace();
         parser_->header_limit(kHeaderBytesMax);
         parser_->body_limit(shared_->options.body_bytes_max);
-        bhttp::async_read_header(socket_, buffer_, *parser_,
+        bhttp::async_read_header(transport_, buffer_, *parser_,
                                  [self = shared_from_this()](const ErrorCode& error, std::size_t) {
                                      self->on_header(error);
                                  });
@@ -248,7 +297,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
         static constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
         state_ = State::kBody;
         timer_.set(in(shared_->options.idle_max));
-        asio::async_write(socket_, asio::buffer(kContinue),
+        asio::async_write(transport_, asio::buffer(kContinue),
                           [self = shared_from_this()](const ErrorCode& error, std::size_t) {
                               if (error) {
                                   return self->close_unless_closed();
@@ -263,7 +312,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
         }
         state_ = State::kBody;
         timer_.set(in(shared_->options.idle_max));
-        bhttp::async_read(socket_, buffer_, *parser_,
+        bhttp::async_read(transport_, buffer_, *parser_,
                           [self = shared_from_this()](const ErrorCode& error, std::size_t) {
                               self->on_body(error);
                           });
@@ -318,6 +367,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
                             : std::string(target.substr(question + 1));
         request.headers = copy_headers(message);
         request.peer = peer_;
+        request.encrypted = transport_.tls() != nullptr;
         request.body = wants_websocket(message) ? message.body() : std::move(message.body());
         return true;
     }
@@ -333,7 +383,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     /// True: the hook took the socket, or nothing is left to answer on.
     bool offer(bhttp::request<bhttp::string_body> message, const Request& request) {
         timer_.set(std::nullopt);
-        Upgrade upgrade{std::move(socket_), std::move(buffer_), std::move(message), request};
+        Upgrade upgrade{std::move(transport_), std::move(buffer_), std::move(message), request};
         bool taken = false;
         try {
             taken = shared_->upgrade(upgrade);
@@ -345,7 +395,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
             close();
             return true;
         }
-        socket_ = std::move(upgrade.socket);
+        transport_ = std::move(upgrade.transport);
         buffer_ = std::move(upgrade.buffered);
         return false;
     }
@@ -384,7 +434,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
         body_bytes_ = head_ ? 0 : response.body.size();
         shared_->pending_bytes += body_bytes_;
         fill(std::move(response));
-        bhttp::async_write(socket_, *message_,
+        bhttp::async_write(transport_, *message_,
                            [self = shared_from_this()](const ErrorCode& error, std::size_t) {
                                self->on_written(error);
                            });
@@ -466,8 +516,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     void linger() {
         state_ = State::kLingering;
         timer_.set(in(kLingerTimeMax));
-        ErrorCode ignored;
-        socket_.shutdown(tcp::socket::shutdown_send, ignored);
+        transport_.shutdown_send();
         buffer_.clear();
         discard(0);
     }
@@ -477,7 +526,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
             return close();
         }
         buffer_.clear();
-        socket_.async_read_some(
+        transport_.next_layer().async_read_some(  // Nobody decrypts what nobody reads.
             buffer_.prepare(16u << 10),
             [self = shared_from_this(), so_far](const ErrorCode& error, std::size_t size) {
                 if (error) {
@@ -496,13 +545,14 @@ class Connection : public std::enable_shared_from_this<Connection> {
     }
 
     const std::shared_ptr<Shared> shared_;
-    tcp::socket socket_;
+    Transport transport_;
     Timer timer_;
     std::string peer_;
     beast::flat_buffer buffer_;
     std::optional<Parser> parser_;
     std::optional<bhttp::response<bhttp::string_body>> message_;
     State state_ = State::kIdle;
+    std::optional<std::list<Connection*>::iterator> handshake_;  // In Shared::handshakes.
     std::uint64_t turn_ =
         0;  // Of the request being answered; a late or second response has an old one.
     std::size_t body_bytes_ = 0;  // Counted in Shared::pending_bytes.
@@ -673,10 +723,12 @@ std::uint16_t Server::port() const {
 namespace {
 
 struct Base {
+    bool tls = false;
     std::string host;  // Without brackets.
     std::uint16_t port = 80;
-    std::string path;  // Without a slash at the end.
-    std::string name;  // "http://127.0.0.1:5000", for messages.
+    std::string path;       // Without a slash at the end.
+    std::string authority;  // "127.0.0.1:5000".
+    std::string name;       // "http://127.0.0.1:5000", for messages.
 };
 
 bool parse_port(std::string_view text, std::uint16_t& port) {
@@ -684,12 +736,14 @@ bool parse_port(std::string_view text, std::uint16_t& port) {
     return parsed.ec == std::errc() && parsed.ptr == text.data() + text.size() && port > 0;
 }
 
-Result<Base> parse_base(const std::string& text) {
+Result<Base> parse_base(const std::string& text, bool may_be_tls) {
     const auto parsed = boost::urls::parse_uri(text);
-    if (!parsed || parsed->scheme() != "http" || parsed->host().empty()) {
+    Base base;
+    base.tls = parsed && may_be_tls && parsed->scheme() == "https";
+    if (!parsed || (!base.tls && parsed->scheme() != "http") || parsed->host().empty()) {
         return Error{Errc::kInvalid, "'" + text + "' is not a URL as http://host:port/path"};
     }
-    Base base;
+    base.port = base.tls ? 443 : 80;
     base.host = without_brackets(parsed->host());
     if (!parsed->port().empty() && !parse_port(parsed->port(), base.port)) {
         return Error{Errc::kInvalid, "'" + text + "' has no port from 1 to 65535"};
@@ -698,7 +752,8 @@ Result<Base> parse_base(const std::string& text) {
     while (!base.path.empty() && base.path.back() == '/') {
         base.path.pop_back();
     }
-    base.name = "http://" + authority(base.host, base.port);
+    base.authority = authority(base.host, base.port);
+    base.name = (base.tls ? "https://" : "http://") + base.authority;
     return base;
 }
 
@@ -714,16 +769,15 @@ struct Call {
 };
 
 struct Link {
-    explicit Link(asio::io_context& context) : socket(context), resolver(context) {}
+    explicit Link(asio::io_context& context) : transport(tcp::socket(context)), resolver(context) {}
 
     void close() {
         closed = true;
         resolver.cancel();
-        ErrorCode ignored;
-        socket.close(ignored);
+        transport.close();
     }
 
-    tcp::socket socket;
+    Transport transport;
     tcp::resolver resolver;
     beast::flat_buffer buffer;
     bhttp::request<bhttp::string_body> request;
@@ -737,7 +791,9 @@ struct Link {
 
 struct Client::Impl : std::enable_shared_from_this<Client::Impl> {
     Impl(Loop& the_loop, const std::string& url, ClientOptions the_options)
-        : loop(the_loop), options(std::move(the_options)), base(parse_base(url)) {}
+        : loop(the_loop),
+          options(std::move(the_options)),
+          base(parse_base(url, options.tls != nullptr)) {}
 
     void submit(const std::shared_ptr<Call>& call, Mono deadline);
     void dispatch(const std::shared_ptr<Call>& call);
@@ -745,6 +801,7 @@ struct Client::Impl : std::enable_shared_from_this<Client::Impl> {
     void open(const std::shared_ptr<Call>& call);
     void connect(const std::shared_ptr<Link>& link, const tcp::resolver::results_type& found);
     void resolve(const std::shared_ptr<Link>& link);
+    void shake_hands(const std::shared_ptr<Link>& link);
     void send(const std::shared_ptr<Link>& link);
     void receive(const std::shared_ptr<Link>& link);
     void on_received(const std::shared_ptr<Link>& link, const ErrorCode& error);
@@ -808,7 +865,8 @@ std::shared_ptr<Link> Client::Impl::take_idle() {
         const std::shared_ptr<Link> link = std::move(idle.back());
         idle.pop_back();
         char byte = 0;
-        const auto peeked = ::recv(link->socket.native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+        const auto peeked =
+            ::recv(link->transport.next_layer().native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
         if (peeked < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
             return link;
         }
@@ -849,7 +907,7 @@ void Client::Impl::resolve(const std::shared_ptr<Link>& link) {
 void Client::Impl::connect(const std::shared_ptr<Link>& link,
                            const tcp::resolver::results_type& found) {
     asio::async_connect(
-        link->socket, found,
+        link->transport.next_layer(), found,
         [self = shared_from_this(), link](const ErrorCode& error, const tcp::endpoint&) {
             if (link->closed) {
                 return;
@@ -858,9 +916,23 @@ void Client::Impl::connect(const std::shared_ptr<Link>& link,
                 return self->on_broken(link, error);
             }
             ErrorCode ignored;
-            link->socket.set_option(tcp::no_delay(true), ignored);
-            self->send(link);
+            link->transport.next_layer().set_option(tcp::no_delay(true), ignored);
+            self->base->tls ? self->shake_hands(link) : self->send(link);
         });
+}
+
+void Client::Impl::shake_hands(const std::shared_ptr<Link>& link) {
+    link->transport.start_tls(
+        options.tls->open(link->transport.next_layer().native_handle(), base->host));
+    link->transport.async_handshake([self = shared_from_this(), link](const ErrorCode& error) {
+        if (link->closed) {
+            return;
+        }
+        if (error) {
+            return self->on_broken(link, error);
+        }
+        self->send(link);
+    });
 }
 
 void Client::Impl::send(const std::shared_ptr<Link>& link) {
@@ -874,7 +946,7 @@ void Client::Impl::send(const std::shared_ptr<Link>& link) {
     for (const auto& [name, value] : options.headers) {
         link->request.set(name, value);
     }
-    link->request.set(bhttp::field::host, base->name.substr(std::string_view("http://").size()));
+    link->request.set(bhttp::field::host, base->authority);
     link->request.set(bhttp::field::user_agent, std::string("sigmacast/") + SIGMACAST_VERSION);
     link->request.set(bhttp::field::accept, "application/json");
     if (!call.body.empty() || call.method == "POST") {
@@ -882,7 +954,7 @@ void Client::Impl::send(const std::shared_ptr<Link>& link) {
         link->request.body() = call.body;  // A copy: a retry sends it again.
         link->request.prepare_payload();
     }
-    bhttp::async_write(link->socket, link->request,
+    bhttp::async_write(link->transport, link->request,
                        [self = shared_from_this(), link](const ErrorCode&, std::size_t) {
                            // A server may answer and close before it has read everything: the
                            // answer, or the failure to read one, tells more than this error.
@@ -898,7 +970,7 @@ void Client::Impl::receive(const std::shared_ptr<Link>& link) {
     link->parser->header_limit(kHeaderBytesMax);
     link->parser->body_limit(options.body_bytes_max);
     link->parser->skip(link->call->method == "HEAD");
-    bhttp::async_read(link->socket, link->buffer, *link->parser,
+    bhttp::async_read(link->transport, link->buffer, *link->parser,
                       [self = shared_from_this(), link](const ErrorCode& error, std::size_t) {
                           if (!link->closed) {
                               self->on_received(link, error);
@@ -943,13 +1015,15 @@ void Client::Impl::on_broken(const std::shared_ptr<Link>& link, const ErrorCode&
     const bool some = link->parser && link->parser->got_some();
     const bool again = link->kept && !some && !call->retried && !is_error_of_http(error);
     const bool closed_unused = link->kept && !some && error == bhttp::error::end_of_stream;
+    const std::string tls_problem = link->transport.tls() ? link->transport.tls()->why() : "";
     drop(link);
     if ((again || closed_unused) && !call->retried) {
         call->retried = true;
         return open(call);  // drop() has made room for it.
     }
     serve_waiting();
-    finish(call, broken(error, some));
+    finish(call,
+           tls_problem.empty() ? broken(error, some) : problem(Errc::kUnavailable, tls_problem));
 }
 
 Error Client::Impl::broken(const ErrorCode& error, bool some) const {

@@ -1,6 +1,7 @@
-// HTTP/1.1 on the loop: a small server (admin endpoints, our engine, an edge's REST) and a
-// keep-alive client. Beast stays in the .cc. Limits: header 8 KiB, body as given, one time limit
-// for each read and each answer, and one bound for all answers that wait for their clients.
+// HTTP/1.1 on the loop, plain or through TLS: a small server (admin endpoints, our engine, an
+// edge's REST) and a keep-alive client. Beast stays in the .cc. Limits: header 8 KiB, body as
+// given, one time limit for each read and each answer, and one bound for all answers that wait for
+// their clients.
 //
 // A server on loopback answers to loopback names alone (and to those of `origins`): a page whose
 // name was pointed at 127.0.0.1 (DNS rebinding) is of the same origin, but says its name in Host.
@@ -18,6 +19,11 @@
 #include "common/loop.h"
 #include "common/result.h"
 
+namespace sigmacast::tls {
+class Client;
+class Server;
+}  // namespace sigmacast::tls
+
 namespace sigmacast::http {
 
 using Headers = std::vector<std::pair<std::string, std::string>>;
@@ -28,7 +34,8 @@ struct Request {
     std::string query;  // Without the question mark.
     Headers headers;    // Names in lower case.
     std::string body;
-    std::string peer;  // The client's address.
+    std::string peer;        // The client's address.
+    bool encrypted = false;  // It came through TLS that ended here.
 
     /// The first header of this (lower-case) name, or empty.
     [[nodiscard]] std::string_view header(std::string_view name) const;
@@ -57,6 +64,10 @@ struct ServerOptions {
     /// On loopback, whose hosts (without port) are accepted as Host besides loopback names: those
     /// that a proxy passes on, as https://nas.example. "*": any.
     std::vector<std::string> origins = {};
+    /// Where it is there, it speaks TLS and nothing else.
+    std::shared_ptr<tls::Server> tls = nullptr;
+    Millis handshake_max{10'000};        // For the whole of a TLS handshake.
+    std::size_t handshakes_max = 1'024;  // At the same time; beyond it the oldest is given up.
 };
 
 /// Whether Host (with or without a port) is localhost, *.localhost, 127.0.0.0/8 or [::1].
@@ -91,7 +102,8 @@ class Server {
 struct ClientOptions {
     std::size_t connections_max = 16;  // Kept-alive, to the one address of the base URL.
     std::size_t body_bytes_max = 8u << 20;
-    Headers headers = {};  // Sent with each request; not to be logged.
+    Headers headers = {};                        // Sent with each request; not to be logged.
+    std::shared_ptr<tls::Client> tls = nullptr;  // For a base with https.
 };
 
 /// A pool of kept-alive connections to one server. Requests that are pending when it is destroyed
@@ -100,8 +112,8 @@ class Client {
  public:
     using Done = std::function<void(Result<Response>)>;
 
-    /// `base`: http://host:port/path; requests go to base + target. Throws nothing; a bad URL fails
-    /// each request.
+    /// `base`: http(s)://host:port/path; requests go to base + target. Throws nothing; a bad URL
+    /// fails each request.
     Client(Loop& loop, std::string base, ClientOptions options = {});
     ~Client();
     Client(const Client&) = delete;

@@ -25,6 +25,17 @@ struct Loop::Impl {
     asio::io_context context{1};
     asio::executor_work_guard<asio::io_context::executor_type> work{context.get_executor()};
     asio::signal_set signals{context};
+    asio::signal_set hangups{context};
+    std::function<void()> on_hangup;
+
+    void wait_for_hangup() {
+        hangups.async_wait([this](const boost::system::error_code& error, int) {
+            if (!error) {
+                on_hangup();
+                wait_for_hangup();
+            }
+        });
+    }
 };
 
 Loop::Loop() : impl_(std::make_unique<Impl>()) {}
@@ -54,6 +65,12 @@ void Loop::on_terminate(std::function<void()> handler) {
         impl_->signals.clear();  // Back to the default action: a second signal ends the process.
         handler();
     });
+}
+
+void Loop::on_hangup(std::function<void()> handler) {
+    impl_->on_hangup = std::move(handler);
+    impl_->hangups.add(SIGHUP);
+    impl_->wait_for_hangup();
 }
 
 asio::io_context& Loop::context() {

@@ -32,6 +32,8 @@ class Loop {
     /// Calls `handler` once, on the loop, at the first SIGINT or SIGTERM; a second one ends the
     /// process at once.
     void on_terminate(std::function<void()> handler);
+    /// Calls `handler`, on the loop, at each SIGHUP, which ends the process otherwise.
+    void on_hangup(std::function<void()> handler);
 
     boost::asio::io_context& context();
 

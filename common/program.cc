@@ -96,6 +96,9 @@ int run_program(int argc, const char* const* argv, const ProgramInfo& info,
             loaded = good.error();
         }
     }
+    if (loaded && info.remark) {
+        info.remark(*loaded, notes);
+    }
     if (!loaded) {
         complain(info.name, "the configuration is refused\n" + loaded.error().message);
         return kExitUsage;
@@ -112,7 +115,7 @@ int run_program(int argc, const char* const* argv, const ProgramInfo& info,
     std::signal(SIGXFSZ, SIG_IGN);
     log_start(info.name, loaded->log_level);
     for (const std::string& note : notes) {
-        log_warn("setting adjusted", {{"note", note}});
+        log_warn("about the settings", {{"note", note}});
     }
     return guarded(*loaded, body);
 }

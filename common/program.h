@@ -51,6 +51,8 @@ struct ProgramInfo {
     std::function<void(Settings&)> apply = nullptr;
     /// What only this program can judge (a key); what it refuses is refused as the settings are.
     std::function<Result<>(const Settings&)> check = nullptr;
+    /// Adds what a person should know of settings that were found good all the same.
+    std::function<void(const Settings&, std::vector<std::string>& notes)> remark = nullptr;
 };
 
 /// Parses, loads and checks the settings, starts the log, and calls `body`, whose result is the

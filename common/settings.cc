@@ -93,6 +93,10 @@ std::string check_folder(const std::string& value) {
     return {};
 }
 
+std::string check_file(const std::string& value) {
+    return value.empty() ? "" : check_folder(value);
+}
+
 std::string check_level(const std::string& value) {
     return one_of(value, {"debug", "info", "warn", "error"});
 }
@@ -368,10 +372,10 @@ std::vector<Section> schema(Settings& s) {
           {"port", &s.edge.port, "0: the system chooses.", 0, kPortMax},
           {"tls_certificate", &s.edge.tls_certificate,
            "File with the certificate and its chain (PEM): https and wss alone; empty: no TLS.", 0,
-           0, nullptr},
+           0, check_file},
           {"tls_key", &s.edge.tls_key,
            "File with its key (PEM, no passphrase). SIGHUP has both files read again.", 0, 0,
-           nullptr},
+           check_file},
           {"topics", &s.edge.topics, "What it serves; empty: everything.", 0, 0, check_name},
           {"legacy_origin", &s.edge.legacy_origin,
            "Whose state clients without a subprotocol see; empty: the first.", 0, 0, check_origin},

@@ -11,6 +11,7 @@
 #include "common/loop.h"
 #include "common/metrics.h"
 #include "common/program.h"
+#include "common/tls.h"
 #include "edge/access.h"
 #include "edge/hub.h"
 #include "edge/rest.h"
@@ -40,9 +41,11 @@ std::vector<std::string> subscriptions(const std::vector<std::string>& topics) {
 
 class Edge {
  public:
-    Edge(const Settings& settings, bus::Curve curve, std::unique_ptr<Access> access)
+    Edge(const Settings& settings, bus::Curve curve, std::unique_ptr<Access> access,
+         std::shared_ptr<tls::Server> tls)
         : settings_(settings),
           access_(std::move(access)),
+          tls_(std::move(tls)),
           upstream_(Random::from_system(), settings.edge.topics),
           hub_({.legacy_origin = settings.edge.legacy_origin,
                 .heartbeat_interval = settings.edge.heartbeat_interval,
@@ -59,7 +62,7 @@ class Edge {
                  .access = access_.get(),
                  .before_input = [this](Now now) { catch_up(now); }},
                 Random::from_system()),
-          rest_({hub_, upstream_, wire_, *access_, metrics_, system_now().mono}),
+          rest_({hub_, upstream_, wire_, *access_, metrics_, system_now().mono, tls_.get()}),
           timer_(loop_, [this] { on_timer(); }),
           drain_timer_(loop_, [this] { check_drained(); }),
           bus_(
@@ -75,7 +78,8 @@ class Edge {
               {.host = settings.edge.host,
                .port = settings.edge.port,
                .body_bytes_max = kRequestBodyMax,
-               .origins = settings.edge.cors_origins},
+               .origins = settings.edge.cors_origins,
+               .tls = tls_},
               [this](const http::Request& request, http::Server::Respond respond) {
                   const Now now = system_now();
                   catch_up(now);
@@ -97,9 +101,11 @@ class Edge {
         }
         log_info("edge started", {{"host", settings_.edge.host},
                                   {"port", server_.port()},
+                                  {"tls", tls_ != nullptr},
                                   {"tokens", access_->required() ? "required" : "not looked at"},
                                   {"feed", settings_.broker.feed}});
         loop_.on_terminate([this] { drain(); });
+        loop_.on_hangup([this] { reload(); });
         const Now now = system_now();
         handle(upstream_.start(now), now);
         loop_.run();
@@ -223,6 +229,21 @@ class Edge {
         }
     }
 
+    void reload() {
+        if (!tls_) {
+            return log_info("SIGHUP: no certificate is configured, nothing is read again");
+        }
+        if (const auto read = tls_->reload(); !read) {
+            return log_error("certificate not reloaded, the old one goes on serving",
+                             {{"why", "edge." + read.error().message}});
+        }
+        log_info("certificate reloaded, for new connections",
+                 {{"expires", to_rfc3339(tls_->expires())}});
+        if (const std::string warning = tls_->warning(system_now().wall); !warning.empty()) {
+            log_warn(warning);
+        }
+    }
+
     void drain() {
         log_info("stopping", {{"clients", wire_.clients()}});
         server_.stop();
@@ -245,6 +266,7 @@ class Edge {
 
     const Settings& settings_;
     const std::unique_ptr<Access> access_;
+    const std::shared_ptr<tls::Server> tls_;  // Null: plain.
     Loop loop_;
     Metrics metrics_;
     Upstream upstream_;
@@ -260,6 +282,18 @@ class Edge {
     bool undecodable_logged_ = false;
 };
 
+/// Null where TLS is not configured; by half, the settings have refused it.
+Result<std::shared_ptr<tls::Server>> make_tls(const EdgeSettings& edge) {
+    if (edge.tls_certificate.empty()) {
+        return std::shared_ptr<tls::Server>();
+    }
+    auto made = tls::Server::make(edge.tls_certificate, edge.tls_key);
+    if (!made) {
+        return Error{made.error().code, "edge." + made.error().message};
+    }
+    return made;
+}
+
 /// Where it may listen, the settings have checked.
 int run_edge(const Settings& settings) {
     auto access = Access::make(settings.auth);
@@ -272,7 +306,12 @@ int run_edge(const Settings& settings) {
         log_error(curve.error().message);
         return kExitUsage;
     }
-    return Edge(settings, std::move(*curve), std::move(*access)).run();
+    auto tls = make_tls(settings.edge);
+    if (!tls) {
+        log_error(tls.error().message);
+        return kExitUsage;
+    }
+    return Edge(settings, std::move(*curve), std::move(*access), std::move(*tls)).run();
 }
 
 /// Whether the keys can be used: the settings cannot tell.
@@ -280,8 +319,19 @@ Result<> check(const Settings& settings) {
     if (const auto access = Access::make(settings.auth); !access) {
         return access.error();
     }
-    const auto curve = read_curve(settings, CurveRole::kEdge);
-    return curve ? Result<>() : Result<>(curve.error());
+    if (const auto curve = read_curve(settings, CurveRole::kEdge); !curve) {
+        return curve.error();
+    }
+    const auto tls = make_tls(settings.edge);
+    return tls ? Result<>() : Result<>(tls.error());
+}
+
+void remark(const Settings& settings, std::vector<std::string>& notes) {
+    const auto tls = make_tls(settings.edge);
+    const std::string warning = tls && *tls ? (*tls)->warning(system_now().wall) : "";
+    if (!warning.empty()) {
+        notes.push_back("edge.tls_certificate: " + warning);
+    }
 }
 
 }  // namespace
@@ -300,6 +350,7 @@ int main(int argc, char** argv) {
                 settings.edge.host = host.value_or(settings.edge.host);
                 settings.edge.port = port.value_or(settings.edge.port);
             },
-        .check = sigmacast::edge::check};
+        .check = sigmacast::edge::check,
+        .remark = sigmacast::edge::remark};
     return sigmacast::run_program(argc, argv, info, sigmacast::edge::run_edge);
 }

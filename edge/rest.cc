@@ -69,7 +69,8 @@ http::Response Rest::answer(const http::Request& request, Now now) {
     }
     const std::string_view origin = request.header("origin");
     const auto& listed = parts_.wire.options().cors_origins;
-    if (!origin.empty() && origin_allowed(origin, request.header("host"), listed)) {
+    if (!origin.empty() &&
+        origin_allowed(origin, request.header("host"), listed, request.encrypted)) {
         response.headers.emplace_back("Access-Control-Allow-Origin", std::string(origin));
     }
     return response;
@@ -321,6 +322,17 @@ void Rest::update_metrics(Now now) {
     count("sigmacast_edge_expired_total", "Clients closed as their token had expired", hub.expired);
     gauge("sigmacast_edge_waiting", "Connections that have to send a token yet",
           static_cast<double>(parts_.hub.waiting()));
+    if (parts_.tls) {
+        const tls::Server::Counters& tls = parts_.tls->counters;
+        gauge("sigmacast_edge_certificate_expires_timestamp_seconds",
+              "When the certificate that is served expires, since 1970",
+              static_cast<double>(unix_seconds(parts_.tls->expires())));
+        count("sigmacast_edge_certificate_reload_failures_total",
+              "SIGHUPs after which the old certificate went on serving", tls.reloads_failed);
+        count("sigmacast_edge_tls_handshakes_total", "TLS handshakes", tls.handshakes);
+        count("sigmacast_edge_tls_handshakes_failed_total",
+              "TLS handshakes that failed, or took too long", tls.handshakes_failed);
+    }
     count("sigmacast_edge_not_encodable_total", "Events that could not become JSON",
           hub.not_encodable);
     count("sigmacast_edge_too_large_total", "Messages too large for a client's queue, not sent",

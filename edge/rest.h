@@ -14,6 +14,7 @@
 
 #include "common/http.h"
 #include "common/metrics.h"
+#include "common/tls.h"
 #include "edge/hub.h"
 #include "edge/upstream.h"
 #include "edge/wire.h"
@@ -29,6 +30,7 @@ class Rest {
         const Access& access;
         Metrics& metrics;
         Mono started;
+        const tls::Server* tls = nullptr;  // Null: plain.
     };
 
     explicit Rest(Parts parts);

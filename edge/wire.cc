@@ -57,12 +57,13 @@ class OutboxStream {
     using executor_type = tcp::socket::executor_type;
     using next_layer_type = tcp::socket;
 
-    OutboxStream(tcp::socket socket, beast::flat_buffer buffered, WireCounters& counters)
-        : socket_(std::move(socket)), buffered_(std::move(buffered)), counters_(counters) {}
+    OutboxStream(Transport transport, beast::flat_buffer buffered, WireCounters& counters)
+        : transport_(std::move(transport)), buffered_(std::move(buffered)), counters_(counters) {}
 
-    executor_type get_executor() noexcept { return socket_.get_executor(); }
-    tcp::socket& next_layer() { return socket_; }
-    const tcp::socket& next_layer() const { return socket_; }
+    executor_type get_executor() noexcept { return transport_.get_executor(); }
+    tcp::socket& next_layer() { return transport_.next_layer(); }
+    const tcp::socket& next_layer() const { return transport_.next_layer(); }
+    Transport& transport() { return transport_; }
     Outbox& outbox() { return outbox_; }
 
     std::weak_ptr<void> owner;        // Kept alive while the socket is waited for.
@@ -74,13 +75,12 @@ class OutboxStream {
         return asio::async_initiate<Handler, void(error_code, std::size_t)>(
             [this](auto token, const Buffers& into) {
                 if (buffered_.size() == 0) {
-                    socket_.async_read_some(into, std::move(token));
+                    transport_.async_read_some(into, std::move(token));
                     return;
                 }
                 const std::size_t n = asio::buffer_copy(into, buffered_.data());
                 buffered_.consume(n);
-                asio::post(socket_.get_executor(),
-                           beast::bind_handler(std::move(token), error_code{}, n));
+                asio::post(get_executor(), beast::bind_handler(std::move(token), error_code{}, n));
             },
             handler, buffers);
     }
@@ -99,8 +99,7 @@ class OutboxStream {
             msghdr message{};
             message.msg_iov = parts;
             message.msg_iovlen = outbox_.gather(parts);
-            const ssize_t n =
-                ::sendmsg(socket_.native_handle(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+            const ssize_t n = transport_.send(message);
             if (n >= 0) {
                 ++counters_.flushes;
                 counters_.bytes += static_cast<std::uint64_t>(n);
@@ -118,10 +117,10 @@ class OutboxStream {
         if (!failed_) {
             failed_ = true;
             error_code ignored;
-            socket_.shutdown(tcp::socket::shutdown_both, ignored);  // A pending read ends.
+            next_layer().shutdown(tcp::socket::shutdown_both, ignored);  // A pending read ends.
             complete(ec);
             if (auto keep = owner.lock()) {
-                asio::post(socket_.get_executor(), [this, keep] { on_failed(); });
+                asio::post(get_executor(), [this, keep] { on_failed(); });
             }
         }
     }
@@ -143,7 +142,7 @@ class OutboxStream {
         const bool taken = !failed_ && outbox_.append(std::move(bytes));
         pending_.push_back(
             {outbox_.appended(), [handler, n, this](error_code ec) {
-                 asio::post(socket_.get_executor(),
+                 asio::post(get_executor(),
                             beast::bind_handler(std::move(*handler), ec, ec ? std::size_t{0} : n));
              }});
         if (!taken) {
@@ -163,20 +162,21 @@ class OutboxStream {
 
     void wait() {
         waiting_ = true;
-        socket_.async_wait(tcp::socket::wait_write, [this, keep = owner.lock()](error_code ec) {
-            waiting_ = false;
-            if (ec) {
-                fail(ec);
-                return;
-            }
-            flush();
-            if (on_room && outbox_.room() > 0) {
-                on_room();
-            }
-        });
+        next_layer().async_wait(tcp::socket::wait_write,
+                                [this, keep = owner.lock()](error_code ec) {
+                                    waiting_ = false;
+                                    if (ec) {
+                                        fail(ec);
+                                        return;
+                                    }
+                                    flush();
+                                    if (on_room && outbox_.room() > 0) {
+                                        on_room();
+                                    }
+                                });
     }
 
-    tcp::socket socket_;
+    Transport transport_;
     beast::flat_buffer buffered_;
     WireCounters& counters_;
     Outbox outbox_;
@@ -189,6 +189,7 @@ class OutboxStream {
 /// completed.
 template <class Handler>
 void async_teardown(beast::role_type role, OutboxStream& stream, Handler&& handler) {
+    stream.transport().close_notify();
     websocket::async_teardown(role, stream.next_layer(), std::forward<Handler>(handler));
 }
 
@@ -338,12 +339,13 @@ http::Response try_later(std::string_view message) {
 }  // namespace
 
 bool origin_allowed(std::string_view origin, std::string_view host,
-                    const std::vector<std::string>& listed) {
+                    const std::vector<std::string>& listed, bool encrypted) {
     if (origin.empty()) {
         return true;
     }
     const std::size_t scheme = origin.find("://");
-    if (scheme != std::string_view::npos && same_text(origin.substr(scheme + 3), host)) {
+    if (scheme != std::string_view::npos && same_text(origin.substr(scheme + 3), host) &&
+        (!encrypted || same_text(origin.substr(0, scheme), "https"))) {
         return true;
     }
     return std::any_of(listed.begin(), listed.end(), [&](const std::string& each) {
@@ -378,7 +380,8 @@ std::optional<http::Response> refuse_upgrade(const http::Request& request,
     if (!good_protocols(list_of(request, "sec-websocket-protocol"))) {
         return refusal(400, "Sec-WebSocket-Protocol is not a list of different names");
     }
-    if (!origin_allowed(request.header("origin"), request.header("host"), options.cors_origins)) {
+    if (!origin_allowed(request.header("origin"), request.header("host"), options.cors_origins,
+                        request.encrypted)) {
         return refusal(403, "Origin is not among edge.cors_origins");
     }
     if (clients >= options.clients_max) {
@@ -427,7 +430,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     Connection(Wire::Impl& wire, http::Upgrade& upgrade, std::optional<Grant> grant)
         : wire_(wire),
           grant_(std::move(grant)),
-          ws_(std::move(upgrade.socket), std::move(upgrade.buffered), wire.counters),
+          ws_(std::move(upgrade.transport), std::move(upgrade.buffered), wire.counters),
           request_(std::move(upgrade.message)),
           v1_(offers(list_of(upgrade.request, "sec-websocket-protocol"), kSubprotocol)) {
         // Beast looks at the first line of each, and both have been checked.

@@ -49,9 +49,10 @@ struct WireCounters {
 };
 
 /// Whether a page of this Origin may connect: absent, same host, or listed ("*" lists all). On
-/// loopback http::Server has refused foreign hosts before, so that "same host" is ours.
+/// loopback http::Server has refused foreign hosts before, so that "same host" is ours. Where the
+/// edge itself speaks TLS (`encrypted`), a page that came without it is of another origin.
 bool origin_allowed(std::string_view origin, std::string_view host,
-                    const std::vector<std::string>& listed);
+                    const std::vector<std::string>& listed, bool encrypted = false);
 
 /// What a request for /ws is refused with; nullopt where it may be upgraded.
 std::optional<http::Response> refuse_upgrade(const http::Request& request,

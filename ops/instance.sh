@@ -253,7 +253,8 @@ stop_instance() {
 
 # ---- readiness
 
-http_get() { curl -fsS --noproxy '*' --max-time 2 "$1" 2>/dev/null; }
+# --insecure: an edge on this machine, asked by its address, which no certificate names; nothing secret is sent.
+http_get() { curl -fsS --insecure --noproxy '*' --max-time 2 "$1" 2>/dev/null; }
 answers_ready() { http_get "$1" >/dev/null; }
 
 edge_address() {
@@ -263,13 +264,27 @@ edge_address() {
     echo "$host:$1"
 }
 
+# edge_url PORT: as the edges' configuration has it, with TLS or without.
+edge_url() { echo "http$(tls_letter)://$(edge_address "$1")"; }
+edge_websocket() { echo "ws$(tls_letter)://$(edge_address "$1")/ws"; }
+tls_letter() { [[ -z $(instance_value tls_certificate) ]] || echo s; }
+
+# What follows the first edge with `sigmacast tail`, one a line. With TLS it takes the certificate from the instance.
+tail_arguments() {
+    if [[ -z $(tls_letter) ]]; then
+        edge_websocket "$(edge_ports | head -n 1)"
+    else
+        printf '%s\n' --data "$data"
+    fi
+}
+
 # NAME URL of everything that tells whether it is ready, one a line.
 readiness_urls() {
     local port
     echo "producer http://127.0.0.1:$(instance_value producer_admin)/readyz"
     echo "broker http://127.0.0.1:$(instance_value broker_admin)/readyz"
     for port in $(edge_ports); do
-        echo "edge-$port http://$(edge_address "$port")/api/v1/ready"
+        echo "edge-$port $(edge_url "$port")/api/v1/ready"
     done
 }
 

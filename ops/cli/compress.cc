@@ -59,10 +59,11 @@ bool can_draw() {
 /// on: the loop.
 class Compress {
  public:
-    explicit Compress(const CompressCommand& command)
+    Compress(const CompressCommand& command, std::shared_ptr<tls::Client> tls)
         : command_(command),
-          base_(engine_base("http://" + command.engine.authority() + command.engine.path)),
-          client_(loop_, base_),
+          base_(engine_base((command.engine.tls ? "https://" : "http://") +
+                            command.engine.authority() + command.engine.path)),
+          client_(loop_, base_, {.tls = std::move(tls)}),
           timer_(loop_, [this] { ask(); }) {}
 
     int run() {
@@ -204,7 +205,12 @@ class Compress {
 }  // namespace
 
 int run_compress(const CompressCommand& command) {
-    return Compress(command).run();
+    auto tls = make_tls(command.engine.tls, command.trust);
+    if (!tls) {
+        complain(tls.error().message);
+        return kExitUsage;
+    }
+    return Compress(command, std::move(*tls)).run();
 }
 
 }  // namespace sigmacast::cli

@@ -70,6 +70,7 @@ Result<Instance> read_instance(const fs::path& folder) {
                       .producer_admin = port_of(notes["producer_admin"]),
                       .broker_admin = port_of(notes["broker_admin"]),
                       .edge_host = notes["edge_host"],
+                      .tls_certificate = notes["tls_certificate"],
                       .edges = ports_of_edges(folder / "supervisor" / "edges")};
     if (instance.edges.empty()) {
         instance.edges.push_back(port_of(notes["edge_port"]));
@@ -119,6 +120,13 @@ Result<std::optional<Instance>> instance_of(const std::string& data) {
     std::error_code failed;
     return instance_of(data, std::getenv("SIGMAVAULT_DATA_DIR"),
                        fs::read_symlink("/proc/self/exe", failed));
+}
+
+bool believe(const Instance& instance, tls::Trust& trust) {
+    if (trust.ca_file.empty() && trust.pin_file.empty() && !trust.insecure) {
+        trust.pin_file = instance.tls_certificate;
+    }
+    return !instance.tls_certificate.empty();
 }
 
 std::string edge_authority(const std::string& host, std::uint16_t port) {

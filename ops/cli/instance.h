@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "common/result.h"
+#include "common/tls.h"
 
 namespace sigmacast::cli {
 
@@ -23,6 +24,7 @@ struct Instance {
     std::uint16_t producer_admin = 0;
     std::uint16_t broker_admin = 0;
     std::string edge_host;
+    std::string tls_certificate;       // Of the edges; empty: no TLS.
     std::vector<std::uint16_t> edges;  // Rising, with those that were added; never empty.
 };
 
@@ -38,6 +40,10 @@ Result<std::optional<Instance>> instance_of(const std::string& data, const char*
 
 /// The same for this process, its environment and its program file.
 Result<std::optional<Instance>> instance_of(const std::string& data);
+
+/// Whether its edges speak TLS. Then `trust` becomes their own certificate, unless it says
+/// something else: no certificate names the address by which they are asked.
+bool believe(const Instance& instance, tls::Trust& trust);
 
 /// host:port of an edge, as one reaches it from here: of "any address" the loopback.
 std::string edge_authority(const std::string& host, std::uint16_t port);

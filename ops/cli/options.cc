@@ -80,6 +80,22 @@ constexpr const char* kAddressThenTopics =
     "Address of an edge, as http://nas:12080 or nas:12080 (default: the first edge of this "
     "machine's instance, else 127.0.0.1:12080), then topics (default: all)";
 
+void declare_trust(CLI::App& sub, tls::Trust& trust) {
+    CLI::Option* ca =
+        sub.add_option("--ca", trust.ca_file,
+                       "https, wss: believe these authorities (PEM), not the system's")
+            ->type_name("FILE");
+    CLI::Option* pin =
+        sub.add_option("--pin", trust.pin_file,
+                       "https, wss: believe this certificate (PEM) alone, whatever its name")
+            ->type_name("FILE")
+            ->excludes(ca);
+    sub.add_flag("--insecure", trust.insecure,
+                 "https, wss: believe anybody; what you see, and your token, may be another's")
+        ->excludes(ca)
+        ->excludes(pin);
+}
+
 void declare_tail(CLI::App& sub, Raw& raw) {
     sub.add_option("arguments", raw.tail_arguments, kAddressThenTopics)
         ->type_name("[URL] [TOPIC...]");
@@ -90,6 +106,7 @@ void declare_tail(CLI::App& sub, Raw& raw) {
         ->check(CLI::PositiveNumber)
         ->type_name("N");
     declare_token(sub, raw.tail.token_file);
+    declare_trust(sub, raw.tail.trust);
     sub.add_option("--for", raw.duration, "End after this time, as 30s or 5m")
         ->type_name("DURATION");
     sub.footer(
@@ -102,6 +119,7 @@ void declare_state(CLI::App& sub, Raw& raw) {
         ->type_name("[URL] [TOPIC...]");
     declare_data(sub, raw.state.data);
     declare_token(sub, raw.state.token_file);
+    declare_trust(sub, raw.state.trust);
     sub.add_flag("--json", raw.state.json,
                  "Print the edge's answer as it came; with topics, one line for each");
 }
@@ -171,6 +189,7 @@ void declare_compress(CLI::App& sub, Raw& raw) {
         ->type_name("FILE");
     sub.add_option("--engine", raw.engine, "Address of the engine (default " + raw.engine + ")")
         ->type_name("URL");
+    declare_trust(sub, raw.compress.trust);
     sub.add_option("--priority", raw.compress.priority, "Which jobs go first (default normal)")
         ->check(CLI::IsMember({"low", "normal", "high", "critical"}))
         ->type_name("low|normal|high|critical");
@@ -249,7 +268,8 @@ Result<Command> finish_tail(Raw& raw) {
     }
     tail.server = *server;
     // Without the query, in which there may be a token.
-    tail.url = "ws://" + server->authority() + server->path.substr(0, server->path.find('?'));
+    tail.url = (server->tls ? "wss://" : "ws://") + server->authority() +
+               server->path.substr(0, server->path.find('?'));
     if (raw.count > 0) {
         tail.count = raw.count;
     }
@@ -276,7 +296,7 @@ Result<Command> finish_state(Raw& raw) {
         return server.error();
     }
     raw.state.server = *server;
-    raw.state.url = "http://" + server->authority();
+    raw.state.url = (server->tls ? "https://" : "http://") + server->authority();
     return Command(raw.state);
 }
 
@@ -358,20 +378,18 @@ std::string Endpoint::authority() const {
 Result<Endpoint> parse_endpoint(std::string_view url, std::string_view scheme,
                                 std::string_view path, std::uint16_t default_port) {
     const std::string shown(url);
+    bool tls = false;
     std::string_view rest = url;
     if (const auto mark = rest.find("://"); mark != std::string_view::npos) {
-        const std::string_view given = rest.substr(0, mark);
-        if (given == std::string(scheme) + "s") {
-            return invalid("'" + shown + "': " + std::string(given) +
-                           " is not supported; give the edge's own address, as " +
-                           std::string(scheme) + "://127.0.0.1:12080");
-        }
-        if (given != scheme && given != "ws" && given != "http") {
+        std::string_view given = rest.substr(0, mark);
+        tls = given.ends_with('s') && given != "ws";
+        given.remove_suffix(tls ? 1 : 0);
+        if (given != "ws" && given != "http") {
             return invalid("'" + shown + "': expected " + std::string(scheme) + "://host:port");
         }
         rest.remove_prefix(mark + 3);
     }
-    Endpoint endpoint{.host = {}, .port = default_port, .path = std::string(path)};
+    Endpoint endpoint{.host = {}, .port = default_port, .path = std::string(path), .tls = tls};
     const std::string_view authority = rest.substr(0, rest.find_first_of("/?#"));
     if (authority.size() < rest.size() && rest.substr(authority.size()) != "/") {
         endpoint.path = rest.substr(authority.size());

@@ -16,6 +16,7 @@
 
 #include "common/result.h"
 #include "common/time.h"
+#include "common/tls.h"
 
 namespace sigmacast::cli {
 
@@ -28,13 +29,15 @@ struct Endpoint {
     std::string host;
     std::uint16_t port = 0;
     std::string path;
+    bool tls = false;
 
     /// host:port, with brackets around an IPv6 address.
     [[nodiscard]] std::string authority() const;
 };
 
-/// `scheme` is ws or http. A bare host:port is completed; the port defaults to `default_port`, the
-/// path to `path`. Errors: kInvalid, naming what is wrong with the URL.
+/// `scheme` is ws or http, and either is taken for the other, with an s for TLS. A bare host:port
+/// is completed; the port defaults to `default_port`, the path to `path`. Errors: kInvalid, naming
+/// what is wrong with the URL.
 Result<Endpoint> parse_endpoint(std::string_view url, std::string_view scheme,
                                 std::string_view path, std::uint16_t default_port = 12080);
 
@@ -43,6 +46,7 @@ struct TailCommand {
     std::string url;        // As it is shown.
     bool named = false;     // The address was given; else the instance of this machine has it.
     std::string data = {};  // Of --data: whose address it is.
+    tls::Trust trust = {};  // For wss and https; so in all of them.
     std::string token_file = {};  // Empty: SIGMACAST_TOKEN, where it is set.
     std::vector<std::string> topics = {"*"};
     bool json = false;
@@ -58,6 +62,7 @@ struct StateCommand {
     std::string data = {};
     std::vector<std::string> topics = {};  // Empty: all.
     std::string token_file = {};           // Empty: SIGMACAST_TOKEN, where it is set.
+    tls::Trust trust = {};
     bool json = false;
 };
 
@@ -93,6 +98,7 @@ struct PublishCommand {
 struct CompressCommand {
     std::string file;
     Endpoint engine;
+    tls::Trust trust = {};
     std::string priority = "normal";
 };
 

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "common/loop.h"
+#include "ops/cli/output.h"
 
 namespace sigmacast::cli {
 namespace {
@@ -19,10 +20,23 @@ Error explain(const Error& error, const std::string& base) {
         why = why.substr(base.size());
         why.erase(0, why.find_first_not_of(": /"));
     }
-    return {error.code, "cannot reach " + base + ": " + why + ". Is it running? " + kWhoTells};
+    const bool distrusted = why.find("certificate") != std::string::npos;
+    return {error.code, "cannot reach " + base + ": " + why +
+                            (distrusted ? std::string(kTrustHint)
+                                        : std::string(". Is it running? ") + kWhoTells)};
 }
 
 }  // namespace
+
+Result<std::shared_ptr<tls::Client>> make_tls(bool wanted, const tls::Trust& trust) {
+    if (!wanted) {
+        return std::shared_ptr<tls::Client>();
+    }
+    if (trust.insecure) {
+        remark("the server's certificate is not looked at (--insecure)");
+    }
+    return tls::Client::make(trust);
+}
 
 std::vector<Result<http::Response>> get_all(const std::vector<Question>& questions) {
     Loop loop;
@@ -33,6 +47,7 @@ std::vector<Result<http::Response>> get_all(const std::vector<Question>& questio
     for (std::size_t i = 0; i < questions.size(); ++i) {
         http::ClientOptions options;
         options.body_bytes_max = kBodyBytesMax;
+        options.tls = questions[i].tls;
         if (!questions[i].token.empty()) {
             options.headers.emplace_back("Authorization", "Bearer " + questions[i].token);
         }
@@ -72,8 +87,8 @@ std::string token_problem(int status, bool sent) {
 }
 
 Result<http::Response> get(const std::string& base, const std::string& target,
-                           const std::string& token) {
-    return std::move(get_all({{base, target, token}}).front());
+                           const std::string& token, std::shared_ptr<tls::Client> tls) {
+    return std::move(get_all({{base, target, token, std::move(tls)}}).front());
 }
 
 }  // namespace sigmacast::cli

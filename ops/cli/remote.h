@@ -2,6 +2,7 @@
 // on: the main thread, blocking.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "common/http.h"
 #include "common/result.h"
 #include "common/time.h"
+#include "common/tls.h"
 #include "ops/cli/format.h"
 
 namespace sigmacast::cli {
@@ -17,17 +19,27 @@ namespace sigmacast::cli {
 inline constexpr const char* kWhoTells =
     "ops/run --status tells (with the --data DIR that it was started with, if any).";
 
+/// For an `Endpoint` with TLS; null without. With --insecure it says on standard error what that
+/// means. Errors: kInvalid, naming the file.
+Result<std::shared_ptr<tls::Client>> make_tls(bool wanted, const tls::Trust& trust);
+
+/// What helps where a certificate is not believed.
+inline constexpr std::string_view kTrustHint =
+    ". --ca FILE names its authority, --pin FILE the certificate itself.";
+
 /// Each request ends after this time at the latest.
 inline constexpr Millis kRequestMax{3'000};
 
 /// Errors: kUnavailable, kTimeout, with a sentence that says what to do.
 Result<http::Response> get(const std::string& base, const std::string& target,
-                           const std::string& token = {});
+                           const std::string& token = {},
+                           std::shared_ptr<tls::Client> tls = nullptr);
 /// The same for several, all at once; answers in the order of the questions.
 struct Question {
     std::string base;
     std::string target;
-    std::string token = {};  // Sent as Authorization: Bearer; empty: none.
+    std::string token = {};                      // Sent as Authorization: Bearer; empty: none.
+    std::shared_ptr<tls::Client> tls = nullptr;  // For a base with https.
 };
 std::vector<Result<http::Response>> get_all(const std::vector<Question>& questions);
 

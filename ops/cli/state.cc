@@ -80,13 +80,19 @@ int run_state(const StateCommand& given) {
             return kExitUsage;
         }
         if (*instance) {
-            command.url =
-                "http://" + edge_authority((*instance)->edge_host, (*instance)->edges.front());
+            command.server.tls = believe(**instance, command.trust);
+            command.url = (command.server.tls ? "https://" : "http://") +
+                          edge_authority((*instance)->edge_host, (*instance)->edges.front());
         }
     }
     const auto token = read_token(command.token_file, std::getenv("SIGMACAST_TOKEN"));
     if (!token) {
         complain(token.error().message);
+        return kExitUsage;
+    }
+    const auto tls = make_tls(command.server.tls, command.trust);
+    if (!tls) {
+        complain(tls.error().message);
         return kExitUsage;
     }
     std::vector<std::string> topics = command.topics;
@@ -96,7 +102,7 @@ int run_state(const StateCommand& given) {
     std::vector<Question> questions;
     for (const std::string& topic : topics) {
         questions.push_back(
-            {command.url, kState + (topic.empty() ? "" : "/" + encoded(topic)), *token});
+            {command.url, kState + (topic.empty() ? "" : "/" + encoded(topic)), *token, *tls});
     }
     const auto answers = get_all(questions);
     std::vector<StateRow> rows;

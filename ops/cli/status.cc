@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <boost/json.hpp>
 #include <cstdlib>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -24,7 +25,8 @@ struct Process {
     std::string name;
     std::string base;
     std::string target;
-    std::string token = {};  // For edges.
+    std::string token = {};                      // For edges.
+    std::shared_ptr<tls::Client> tls = nullptr;  // For edges, where they have a certificate.
     bool answers = false;
     bool ready = false;
     json::object body;
@@ -40,7 +42,8 @@ void take_answer(Process& process, const Result<http::Response>& answer) {
     if (!answer) {
         process.problem = "does not answer";
         const std::string before = "cannot reach " + process.base + ": ";
-        const auto end = answer.error().message.find(". Is it running?");
+        const auto end = std::min(answer.error().message.find(". Is it running?"),
+                                  answer.error().message.find(kTrustHint));
         if (answer.error().message.starts_with(before)) {
             process.problem +=
                 ": " + answer.error().message.substr(before.size(), end - before.size());
@@ -59,7 +62,7 @@ void take_answer(Process& process, const Result<http::Response>& answer) {
 void ask(std::vector<Process>& processes) {
     std::vector<Question> questions;
     for (const Process& process : processes) {
-        questions.push_back({process.base, process.target, process.token});
+        questions.push_back({process.base, process.target, process.token, process.tls});
     }
     const auto answers = get_all(questions);
     for (std::size_t i = 0; i < processes.size(); ++i) {
@@ -74,6 +77,7 @@ struct Place {
     std::uint16_t producer_admin = 0;
     std::uint16_t broker_admin = 0;
     std::string edge_host = {};
+    std::string certificate = {};           // Of the edges; empty: no TLS.
     std::vector<std::uint16_t> edges = {};  // Those that there should be.
     bool more_edges = false;                // Others may follow on the next ports.
 };
@@ -92,6 +96,7 @@ Result<Place> place_of(const StatusCommand& command) {
                      .producer_admin = (*instance)->producer_admin,
                      .broker_admin = (*instance)->broker_admin,
                      .edge_host = (*instance)->edge_host,
+                     .certificate = (*instance)->tls_certificate,
                      .edges = (*instance)->edges};
         }
     }
@@ -106,6 +111,7 @@ Result<Place> place_of(const StatusCommand& command) {
         place = {.producer_admin = settings->producer.admin_port,
                  .broker_admin = settings->broker.admin_port,
                  .edge_host = settings->edge.host,
+                 .certificate = settings->edge.tls_certificate,
                  .edges = {settings->edge.port},
                  .more_edges = !command.edges};
     }
@@ -118,18 +124,21 @@ Result<Place> place_of(const StatusCommand& command) {
     return place;
 }
 
-Process edge(const Place& place, const std::string& token, std::uint16_t port) {
+Process edge(const Place& place, const std::string& token, const std::shared_ptr<tls::Client>& tls,
+             std::uint16_t port) {
     return {.name = "edge " + std::to_string(port),
-            .base = "http://" + edge_authority(place.edge_host, port),
+            .base = (tls ? "https://" : "http://") + edge_authority(place.edge_host, port),
             .target = "/api/v1/health",
             .token = token,
+            .tls = tls,
             .body = {},
             .problem = {}};
 }
 
 /// Producer, broker, and the edges that there should be; then, where it is not known how many there
 /// are, those that answer on the next ports.
-std::vector<Process> look_at(const Place& place, const std::string& token) {
+std::vector<Process> look_at(const Place& place, const std::string& token,
+                             const std::shared_ptr<tls::Client>& tls) {
     const auto admin = [](std::string name, std::uint16_t port) {
         return Process{.name = std::move(name),
                        .base = "http://127.0.0.1:" + std::to_string(port),
@@ -140,12 +149,12 @@ std::vector<Process> look_at(const Place& place, const std::string& token) {
     std::vector<Process> processes{admin("producer", place.producer_admin),
                                    admin("broker", place.broker_admin)};
     for (const std::uint16_t port : place.edges) {
-        processes.push_back(edge(place, token, port));
+        processes.push_back(edge(place, token, tls, port));
     }
     ask(processes);
     for (unsigned port = place.edges.back() + 1U;
          place.more_edges && port <= 65535 && processes.size() < kEdgesMax; ++port) {
-        std::vector<Process> next{edge(place, token, static_cast<std::uint16_t>(port))};
+        std::vector<Process> next{edge(place, token, tls, static_cast<std::uint16_t>(port))};
         ask(next);
         if (!next.front().answers || !next.front().body.contains("uplink")) {
             break;
@@ -282,7 +291,13 @@ int run_status(const StatusCommand& command) {
         complain(token.error().message);
         return kExitUsage;
     }
-    const std::vector<Process> processes = look_at(*place, *token);
+    // Asked by address, so that no name can be compared: the certificate is the configured one.
+    const auto tls = make_tls(!place->certificate.empty(), {.pin_file = place->certificate});
+    if (!tls) {
+        complain("edge.tls_certificate: " + tls.error().message);
+        return kExitUsage;
+    }
+    const std::vector<Process> processes = look_at(*place, *token, *tls);
     bool ready = true;
     const Process* teller =
         nullptr;  // An edge that can tell of breakers and topics, best one that is ready.
@@ -295,7 +310,7 @@ int run_status(const StatusCommand& command) {
     }
     json::array breakers;
     if (teller) {
-        const auto answer = get(teller->base, "/api/v1/status/circuit-breaker", *token);
+        const auto answer = get(teller->base, "/api/v1/status/circuit-breaker", *token, *tls);
         if (const auto parsed =
                 answer ? parse_json(answer->body) : Result<json::value>(answer.error());
             parsed && parsed->is_object()) {

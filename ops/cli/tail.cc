@@ -3,6 +3,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "common/loop.h"
 #include "common/random.h"
@@ -29,8 +30,9 @@ constexpr std::uint16_t kAuthenticate = 4300;  // A token is needed.
 /// One `sigmacast tail`. Runs on: the loop.
 class Tail {
  public:
-    explicit Tail(const TailCommand& command)
+    Tail(const TailCommand& command, std::shared_ptr<tls::Client> tls)
         : command_(command),
+          tls_(std::move(tls)),
           view_(paint_for_stdout(), {.ticks = command.ticks,
                                      .json = command.json,
                                      .everything = command.topics.front() == "*"}),
@@ -57,8 +59,11 @@ class Tail {
         connect();
         loop_.run();
         if (!reached_ && exit_code_ == kExitFailed) {
+            const bool distrusted = last_problem_.find("certificate") != std::string::npos;
             complain(refused() + (last_problem_.empty() ? "" : ": " + clean(last_problem_)) +
-                     (last_status_ != 0 ? "" : std::string(". Is it running? ") + kWhoTells));
+                     (last_status_ != 0 ? ""
+                      : distrusted      ? std::string(kTrustHint)
+                                        : std::string(". Is it running? ") + kWhoTells));
         }
         return exit_code_;
     }
@@ -83,7 +88,8 @@ class Tail {
         handlers.on_open = [this] { subscribe(); };
         handlers.on_text = [this](std::string_view text) { on_text(text); };
         handlers.on_closed = [this](const WebSocket::Closed& closed) { on_closed(closed); };
-        socket_ = std::make_unique<WebSocket>(loop_, command_.server, *token, std::move(handlers));
+        socket_ =
+            std::make_unique<WebSocket>(loop_, command_.server, *token, tls_, std::move(handlers));
     }
 
     void subscribe() {
@@ -148,6 +154,7 @@ class Tail {
     }
 
     const TailCommand& command_;
+    const std::shared_ptr<tls::Client> tls_;  // Null: plain.
     Loop loop_;
     TailView view_;
     Random random_;
@@ -186,10 +193,16 @@ int run_tail(const TailCommand& given) {
                 return kExitUsage;
             }
             command.server = *server;
-            command.url = "ws://" + at + "/ws";
+            command.server.tls = believe(**instance, command.trust);
+            command.url = (command.server.tls ? "wss://" : "ws://") + at + "/ws";
         }
     }
-    return Tail(command).run();
+    auto tls = make_tls(command.server.tls, command.trust);
+    if (!tls) {
+        complain(tls.error().message);
+        return kExitUsage;
+    }
+    return Tail(command, std::move(*tls)).run();
 }
 
 }  // namespace sigmacast::cli

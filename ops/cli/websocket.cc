@@ -1,8 +1,8 @@
 #include "ops/cli/websocket.h"
 
+#include <boost/asio/connect.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
-#include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/websocket.hpp>
 #include <boost/json.hpp>
 #include <cctype>
@@ -12,6 +12,19 @@
 #include <utility>
 
 #include "common/codec.h"
+#include "common/transport.h"
+
+namespace sigmacast {
+
+/// Found by Beast when a WebSocket ends.
+template <class Handler>
+void async_teardown(boost::beast::role_type role, Transport& transport, Handler&& handler) {
+    transport.close_notify();
+    boost::beast::websocket::async_teardown(role, transport.next_layer(),
+                                            std::forward<Handler>(handler));
+}
+
+}  // namespace sigmacast
 
 namespace sigmacast::cli {
 namespace {
@@ -22,7 +35,7 @@ namespace websocket = beast::websocket;
 using asio::ip::tcp;
 using ErrorCode = boost::system::error_code;
 
-constexpr std::chrono::seconds kConnectMax{10};
+constexpr std::chrono::seconds kConnectMax{10};  // For each: connecting with TLS, the upgrade.
 constexpr std::chrono::seconds kSilenceMax{20};  // Heartbeats come every 5 s.
 constexpr std::size_t kMessageBytesMax = 16u << 20;
 constexpr char kSubprotocol[] = "sigmacast.v1.json";
@@ -64,14 +77,21 @@ std::optional<Millis> retry_after_of(const websocket::response_type& answer) {
 }  // namespace
 
 struct WebSocket::Impl : std::enable_shared_from_this<WebSocket::Impl> {
-    Impl(Loop& loop, Endpoint where, std::string with, Handlers handlers_in)
+    Impl(Loop& loop, Endpoint where, std::string with, std::shared_ptr<tls::Client> trusting,
+         Handlers handlers_in)
         : server(std::move(where)),
           token(std::move(with)),
+          tls(std::move(trusting)),
           handlers(std::move(handlers_in)),
           resolver(loop.context()),
-          stream(loop.context()) {}
+          stream(tcp::socket(loop.context())),
+          limit(loop, [this] {
+              const auto self = shared_from_this();
+              fail("no answer in time");
+          }) {}
 
     void start() {
+        limit.set(BootClock::now() + kConnectMax);
         resolver.async_resolve(
             server.host, std::to_string(server.port),
             [self = shared_from_this()](const ErrorCode& error,
@@ -88,21 +108,36 @@ struct WebSocket::Impl : std::enable_shared_from_this<WebSocket::Impl> {
         if (ended) {
             return;
         }
-        beast::get_lowest_layer(stream).expires_after(kConnectMax);
-        beast::get_lowest_layer(stream).async_connect(
-            found, [self = shared_from_this()](const ErrorCode& error, const tcp::endpoint&) {
+        asio::async_connect(
+            stream.next_layer().next_layer(), found,
+            [self = shared_from_this()](const ErrorCode& error, const tcp::endpoint&) {
                 if (error) {
                     return self->fail(reason(error));
                 }
-                self->handshake();
+                self->tls ? self->shake_hands() : self->handshake();
             });
+    }
+
+    void shake_hands() {
+        if (ended) {
+            return;
+        }
+        Transport& transport = stream.next_layer();
+        transport.start_tls(tls->open(transport.next_layer().native_handle(), server.host));
+        transport.async_handshake([self = shared_from_this()](const ErrorCode& error) {
+            if (error) {
+                const std::string& why = self->stream.next_layer().tls()->why();
+                return self->fail(why.empty() ? reason(error) : why);
+            }
+            self->handshake();
+        });
     }
 
     void handshake() {
         if (ended) {
             return;
         }
-        beast::get_lowest_layer(stream).expires_never();
+        limit.set(std::nullopt);  // From here on it is Beast's.
         websocket::stream_base::timeout limits{};
         limits.handshake_timeout = kConnectMax;
         limits.idle_timeout = kSilenceMax;
@@ -196,9 +231,9 @@ struct WebSocket::Impl : std::enable_shared_from_this<WebSocket::Impl> {
 
     void drop() {
         ended = true;
+        limit.set(std::nullopt);
         resolver.cancel();
-        ErrorCode ignored;
-        beast::get_lowest_layer(stream).socket().close(ignored);
+        stream.next_layer().close();
     }
 
     void say_goodbye() {
@@ -212,11 +247,13 @@ struct WebSocket::Impl : std::enable_shared_from_this<WebSocket::Impl> {
 
     Endpoint server;
     std::string token;
+    std::shared_ptr<tls::Client> tls;  // Null: plain.
     int status = 0;
     std::optional<Millis> retry_after;
     Handlers handlers;
     tcp::resolver resolver;
-    websocket::stream<beast::tcp_stream> stream;
+    websocket::stream<Transport> stream;
+    Timer limit;
     websocket::response_type answer;
     beast::flat_buffer buffer{kMessageBytesMax};
     std::deque<std::string> queue;
@@ -226,8 +263,8 @@ struct WebSocket::Impl : std::enable_shared_from_this<WebSocket::Impl> {
 };
 
 WebSocket::WebSocket(Loop& loop, const Endpoint& server, const std::string& token,
-                     Handlers handlers)
-    : impl_(std::make_shared<Impl>(loop, server, token, std::move(handlers))) {
+                     std::shared_ptr<tls::Client> tls, Handlers handlers)
+    : impl_(std::make_shared<Impl>(loop, server, token, std::move(tls), std::move(handlers))) {
     impl_->start();
 }
 

@@ -1,6 +1,6 @@
-// A WebSocket client on the loop, for `sigmacast tail`: one connection, subprotocol
-// sigmacast.v1.json, text messages. Beast stays in the .cc. Whoever made it decides about
-// reconnecting. Runs on: the loop.
+// A WebSocket client on the loop, for `sigmacast tail`: one connection, plain or through TLS,
+// subprotocol sigmacast.v1.json, text messages. Beast stays in the .cc. Whoever made it decides
+// about reconnecting. Runs on: the loop.
 #pragma once
 
 #include <cstdint>
@@ -32,10 +32,11 @@ class WebSocket {
         std::function<void(Closed)> on_closed;  // Once, unless close() came first.
     };
 
-    /// Connects at once. Bounds: 10 s for connecting and handshake, 20 s of silence, 16 MiB a
+    /// Connects at once. Bounds: 10 s for connecting and handshakes, 20 s of silence, 16 MiB a
     /// message.
-    /// `token`: sent as Authorization: Bearer; empty: none.
-    WebSocket(Loop& loop, const Endpoint& server, const std::string& token, Handlers handlers);
+    /// `token`: sent as Authorization: Bearer; empty: none. `tls`: where `server` has it.
+    WebSocket(Loop& loop, const Endpoint& server, const std::string& token,
+              std::shared_ptr<tls::Client> tls, Handlers handlers);
     /// Drops the connection without ceremony, where close() was not called.
     ~WebSocket();
     WebSocket(const WebSocket&) = delete;

@@ -70,9 +70,11 @@ def until(condition, timeout=8, what="the condition", every=0.01):
         time.sleep(every)
 
 
-def get(port, path, method="GET", headers=None, body=None, timeout=5):
-    """(status, headers, body); the body is parsed where it is JSON."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout * PATIENCE)
+def get(port, path, method="GET", headers=None, body=None, timeout=5, tls=None):
+    """(status, headers, body); the body is parsed where it is JSON. `tls`: an ssl.SSLContext."""
+    made = {"timeout": timeout * PATIENCE}
+    connection = (http.client.HTTPSConnection("127.0.0.1", port, context=tls, **made) if tls else
+                  http.client.HTTPConnection("127.0.0.1", port, **made))
     try:
         connection.request(method, path, body=body, headers=headers or {})
         answer = connection.getresponse()
@@ -123,6 +125,7 @@ class Program:
         self.config = config
         self.process = None
         self.started_at = None
+        self.tls = None  # An ssl.SSLContext: it is asked through TLS.
 
     def start(self, ready=True, timeout=10):
         assert self.process is None or self.process.poll() is not None, f"{self.name} is running"
@@ -147,7 +150,7 @@ class Program:
         return time.monotonic() - self.started_at
 
     def readiness(self):
-        status, _, body = get(self.port, self.ready_path, timeout=2)
+        status, _, body = get(self.port, self.ready_path, timeout=2, tls=self.tls)
         return status, body
 
     def is_ready(self):
@@ -156,7 +159,7 @@ class Program:
         return False
 
     def metrics(self):
-        status, _, body = get(self.port, "/metrics")
+        status, _, body = get(self.port, "/metrics", tls=self.tls)
         assert status == 200
         return parse_metrics(body.decode())
 
@@ -223,13 +226,16 @@ class Cluster:
     interval, deadline, reset, failures, health   of every poll and breaker
     origins       names of the producers
     broker_options, edge_options, producer_options, auth_options   more members of their tables
+    tls           an Authority (certificates.py): the edges get a certificate of it, and are asked through TLS
     """
 
     def __init__(self, folder, engine=None, *, engines=None, edges=1, origins=("nas",), polls=None, interval=INTERVAL,
                  deadline=DEADLINE, reset=RESET, failures=5, transport_failures=None, health=0.5, start=True,
                  producer_options=None, broker_options=None, edge_options=None, auth_options=None, roles=None,
-                 log_level="info"):
+                 log_level="info", tls=None):
         self.folder = pathlib.Path(folder)
+        self.tls = tls and tls.context()
+        edge_options = {**(tls.issue("edge").options if tls else {}), **(edge_options or {})}
         self.engines = engines or ([engine] if engine else [])
         self.engine = self.engines[0] if self.engines else None
         self.origins = origins
@@ -295,6 +301,7 @@ class Cluster:
     def _edge(self, number):
         program = Program(self, f"edge{number}", "sigmacast-edge", free_port(), "/api/v1/ready",
                           text=lambda: self._text("edge", program))
+        program.tls = self.tls
         return program
 
     def __enter__(self):
@@ -345,7 +352,7 @@ class Cluster:
 
     # Clients ----------------------------------------------------------------------------------------------------------
     def client(self, protocol=None, edge=0, **options):
-        return Client(self.edges[edge].port, protocol, **options)
+        return Client(self.edges[edge].port, protocol, **{"tls": self.tls, **options})
 
     def v1(self, *topics, edge=0, **options):
         """A v1 client that is subscribed, and has its answer in `subscribed`."""
@@ -355,12 +362,12 @@ class Cluster:
         return client
 
     def state(self, topic=None, edge=0):
-        status, _, body = get(self.edges[edge].port, "/api/v1/state" + (f"/{topic}" if topic else ""))
+        status, _, body = get(self.edges[edge].port, "/api/v1/state" + (f"/{topic}" if topic else ""), tls=self.tls)
         assert status == 200, f"HTTP {status}: {body}"
         return body
 
     def breakers(self, edge=0):
-        status, _, body = get(self.edges[edge].port, "/api/v1/status/circuit-breaker")
+        status, _, body = get(self.edges[edge].port, "/api/v1/status/circuit-breaker", tls=self.tls)
         assert status == 200, f"HTTP {status}: {body}"
         return {breaker["name"]: breaker for breaker in body["breakers"]}
 

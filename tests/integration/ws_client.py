@@ -19,6 +19,8 @@ import struct
 import threading
 import time
 
+from certificates import TlsSocket
+
 V1 = "sigmacast.v1.json"
 PATIENCE = float(os.environ.get("SIGMACAST_PATIENCE", "1"))  # As in harness.py.
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
@@ -62,7 +64,7 @@ def brief(message):
 
 class Client:
     def __init__(self, port, protocol=None, path="/ws", key=None, reading=True, answer_pings=True, headers=None,
-                 receive_buffer=None, timeout=5 * PATIENCE, host=None):
+                 receive_buffer=None, timeout=5 * PATIENCE, host=None, tls=None):
         self.protocol = protocol
         self._host = host           # What it says in Host; this address otherwise
         self.messages = []
@@ -82,6 +84,8 @@ class Client:
         self._socket.settimeout(timeout)
         self.began = time.monotonic()
         self._socket.connect(("127.0.0.1", port))
+        if tls:
+            self._socket = TlsSocket(self._socket, tls)
         try:
             rest = self._shake_hands(port, path, key or base64.b64encode(os.urandom(16)).decode(), headers or {})
         except BaseException:

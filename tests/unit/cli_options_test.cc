@@ -144,7 +144,7 @@ TEST(CliOptions, CompressAsksTheEngineOfThisMachineUnlessTold) {
     EXPECT_EQ("high", there.priority);
     EXPECT_EQ(kExitUsage, parse({"compress"}).exit_code);
     EXPECT_EQ(kExitUsage, parse({"compress", ""}).exit_code);
-    EXPECT_EQ(kExitUsage, parse({"compress", "x", "--engine", "https://nas"}).exit_code);
+    EXPECT_TRUE(command<CompressCommand>({"compress", "x", "--engine", "https://nas"}).engine.tls);
     EXPECT_EQ(kExitUsage, parse({"compress", "x", "--priority", "asap"}).exit_code);
 }
 
@@ -155,9 +155,28 @@ TEST(CliOptions, AnIpv6AddressKeepsItsBrackets) {
     EXPECT_EQ("[::1]:7", endpoint->authority());
 }
 
+TEST(CliOptions, HttpsAndWssAreTlsAndTheOptionsSayWhomToBelieve) {
+    EXPECT_FALSE(parse_endpoint("ws://nas", "ws", "/ws")->tls);
+    EXPECT_FALSE(parse_endpoint("nas", "ws", "/ws")->tls);
+    for (const char* url : {"wss://nas:7", "https://nas:7"}) {
+        const auto tail = command<TailCommand>({"tail", url, "--ca", "ca.pem"});
+        EXPECT_TRUE(tail.server.tls);
+        EXPECT_EQ("wss://nas:7/ws", tail.url);
+        EXPECT_EQ("ca.pem", tail.trust.ca_file);
+        EXPECT_FALSE(tail.trust.insecure);
+        const auto state = command<StateCommand>({"state", url, "--pin", "edge.pem"});
+        EXPECT_TRUE(state.server.tls);
+        EXPECT_EQ("https://nas:7", state.url);
+        EXPECT_EQ("edge.pem", state.trust.pin_file);
+    }
+    EXPECT_TRUE(command<StateCommand>({"state", "https://nas", "--insecure"}).trust.insecure);
+    EXPECT_EQ(kExitUsage, parse({"state", "https://nas", "--insecure", "--ca", "x"}).exit_code);
+    EXPECT_EQ(kExitUsage, parse({"tail", "https://nas", "--pin", "x", "--ca", "x"}).exit_code);
+}
+
 TEST(CliOptions, BadAddressesAreRefusedByName) {
     for (const char* url : {"ftp://host", "ws://", "ws://host:0", "ws://host:70000", "ws://host:x",
-                            "ws://[::1", "wss://host", "ws://user@host"}) {
+                            "ws://[::1", "wssp://host", "s://host", "ws://user@host"}) {
         const auto endpoint = parse_endpoint(url, "ws", "/ws");
         ASSERT_FALSE(endpoint) << url;
         EXPECT_NE(std::string::npos, endpoint.error().message.find(url))

@@ -614,7 +614,7 @@ TEST_F(HttpTest, GoesOnAcceptingAfterTheProcessHadRunOutOfDescriptors) {
 
 TEST_F(HttpTest, AnUpgradeIsOfferedToTheHookWithWhatWasReadBeyondIt) {
     std::string buffered;
-    std::unique_ptr<boost::asio::ip::tcp::socket> taken;
+    std::unique_ptr<Transport::Socket> taken;
     serve([](const Request&, Server::Respond respond) { respond({.status = 426}); }, {},
           [&](Upgrade& upgrade) {
               if (upgrade.request.path != "/ws") {
@@ -623,7 +623,7 @@ TEST_F(HttpTest, AnUpgradeIsOfferedToTheHookWithWhatWasReadBeyondIt) {
               const auto data = upgrade.buffered.data();
               buffered.assign(static_cast<const char*>(data.data()), data.size());
               EXPECT_EQ(upgrade.message["Upgrade"], "WebSocket");
-              taken = std::make_unique<boost::asio::ip::tcp::socket>(std::move(upgrade.socket));
+              taken = std::make_unique<Transport::Socket>(std::move(upgrade.transport.next_layer()));
               taken->send(boost::asio::buffer("taken", 5));
               taken->close();
               return true;
