@@ -148,6 +148,24 @@ def test_the_whole_way_from_the_engine_to_a_client_goes_over_an_address_of_the_n
     assert broker_metric(cluster, "forbidden") == 0
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]", "[::1]"])
+def test_one_configuration_serves_the_broker_and_those_beside_it(make_cluster, engine, host):
+    if host.startswith("["):
+        try:
+            with socket.socket(socket.AF_INET6) as probe:
+                probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("no IPv6 here")
+    secured = Secured(make_cluster(engine, polls=TOPICS, start=False), host)
+    cluster = secured.cluster.start()
+    assert live(cluster)
+    if host != "[::1]":  # Others use a name, or the address; these do too.
+        other = address() if host == "0.0.0.0" else "localhost"
+        cluster.feed, cluster.repair = (endpoint.replace(host, other) for endpoint in (cluster.feed, cluster.repair))
+        secured.edge(lambda: secured.client_text("edge_key_file", "edge")).wait_ready(10)
+        assert live(cluster, edge=1)
+
+
 def test_a_key_that_nobody_listed_gets_nothing_and_is_told_so_on_both_sides(secured):
     cluster = secured.cluster.start()
     stranger = secured.edge(lambda: secured.client_text("edge_key_file", "stranger"))
@@ -442,3 +460,22 @@ def test_keygen_says_the_public_key_alone_and_knows_it_again(tmp_path):
     assert "--show" in run_keygen("--help").stdout
     assert run_keygen("--out", tmp_path / "none" / "x.key").returncode == 1
     assert run_keygen("--out", "a", "--show", "b").returncode == 2
+
+
+# Documents ------------------------------------------------------------------------------------------------------------
+def test_the_configurations_of_the_readme_are_good(tmp_path):
+    readme = (pathlib.Path(__file__).resolve().parents[2] / "README.md").read_text()
+    section = readme.split("### Several hosts")[1].split("\n## ")[0]
+    paths = re.findall(r"sigmacast keygen --out (\S+)", section)
+    keys = {path: (keygen(tmp_path / pathlib.Path(path).name), tmp_path / pathlib.Path(path).name) for path in paths}
+    samples = re.findall(r"```toml\n(.*?)```", section, re.DOTALL)
+    assert len(samples) == 2 and len(keys) == 4
+
+    def filled(sample):
+        for path, (public, file) in keys.items():
+            sample = sample.replace(path, str(file)).replace(f"PUBLIC KEY OF {pathlib.Path(path).name}", public)
+        assert "PUBLIC KEY" not in sample and "/etc/" not in sample
+        return sample
+    for sample, programs in zip(samples, (("broker", "producer", "edge"), ("edge",))):
+        for program in programs:
+            assert check(f"sigmacast-{program}", filled(sample), tmp_path) == (0, f"sigmacast-{program}: the configuration is good\n")
