@@ -307,6 +307,22 @@ json::array Host::disks() const {
     return list;
 }
 
+namespace {
+
+/// What lies behind a paravirtual disk (virtio, Xen) its guest cannot know: the kernel's flag for
+/// rotation says 1 where nobody has told it.
+const char* disk_type(std::string_view name, bool rotational) {
+    if (name.starts_with("nvme")) {
+        return "nvme";
+    }
+    if (name.starts_with("vd") || name.starts_with("xvd")) {
+        return "virtual";
+    }
+    return rotational ? "hdd" : "ssd";
+}
+
+}  // namespace
+
 json::object Host::disk(const std::string& name, const std::vector<std::string>& swaps,
                         const std::vector<Mount>& mounted) const {
     const std::string base = "sys/block/" + name + "/";
@@ -352,9 +368,7 @@ json::object Host::disk(const std::string& name, const std::vector<std::string>&
                      {"model", text("device/model")},
                      {"serial", serial},
                      {"size", sectors * kSectorBytes},
-                     {"type", name.rfind("nvme", 0) == 0 ? "nvme"
-                              : rotational               ? "hdd"
-                                                         : "ssd"},
+                     {"type", disk_type(name, rotational)},
                      {"rotational", rotational},
                      {"removable", text("removable") == "1"},
                      {"in_use", in_use}};

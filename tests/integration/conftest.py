@@ -9,6 +9,7 @@ import subprocess
 import pytest
 
 import harness
+import tokens
 from fault_engine import FaultEngine
 from harness import Cluster
 
@@ -21,6 +22,14 @@ def pytest_runtest_makereport(item, call):
         logs = harness.show_logs()
         if logs:
             report.sections.append(("logs of the programs", logs))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_log_of_the_run_holds_a_secret():
+    """Of every program of every test of the run: no token, no key, nothing that has a token's form."""
+    yield
+    found = tokens.found_in_logs()
+    assert not found, "secrets in the logs of the programs: " + "; ".join(f"{what} in {log}" for log, what in found)
 
 
 @pytest.fixture

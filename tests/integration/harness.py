@@ -19,6 +19,7 @@ import signal
 import subprocess
 import time
 
+import tokens
 from ports import free_port
 from ws_client import V1, Client
 
@@ -122,6 +123,7 @@ class Program:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.config_path = self.folder / "sigmacast.toml"
         self.log_path = self.folder / "log"
+        tokens.logs.add(self.log_path)
         self.config = config
         self.process = None
         self.started_at = None

@@ -17,6 +17,7 @@ import urllib.request
 
 import pytest
 
+import tokens
 from ports import free_ports
 
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
@@ -117,7 +118,9 @@ admin_port = {self.broker}
         self.run("--stop")
         for pid in self.pids().values():
             os.kill(pid, signal.SIGKILL)
+        found = [hit for log in self.data.glob("log/*") for hit in tokens.found_in(log)]
         shutil.rmtree(self.folder, ignore_errors=True)
+        assert not found, f"secrets in the logs: {found}"
 
 
 @pytest.fixture

@@ -463,7 +463,8 @@ TEST_F(HostTest, ZfsPoolsHaveTheirStateAndTheSpaceOfTheirDatasets) {
 TEST_F(HostTest, DisksAndWhetherTheyAreUsed) {
     const auto disk = [this](const std::string& name, const std::string& sectors) {
         write("sys/block/" + name + "/size", sectors + "\n");
-        write("sys/block/" + name + "/queue/rotational", name == "sda" ? "1\n" : "0\n");
+        write("sys/block/" + name + "/queue/rotational",
+              name == "sda" || name == "vda" ? "1\n" : "0\n");
         write("sys/block/" + name + "/removable", name == "sdc" ? "1\n" : "0\n");
     };
     disk("sda", "2000");
@@ -499,7 +500,7 @@ TEST_F(HostTest, DisksAndWhetherTheyAreUsed) {
             R"({"name":"sda","path":"/dev/sda","model":"WDC WD40EFRX","serial":"WD-WX123","size":1024000,"type":"hdd","rotational":true,"removable":false,"in_use":true,"temperature":3.45E1})",
             R"({"name":"sdb","path":"/dev/sdb","model":"","serial":"","size":5120,"type":"ssd","rotational":false,"removable":false,"in_use":true})",
             R"({"name":"sdc","path":"/dev/sdc","model":"","serial":"","size":5120,"type":"ssd","rotational":false,"removable":true,"in_use":false})",
-            R"({"name":"vda","path":"/dev/vda","model":"","serial":"virt","size":5120,"type":"ssd","rotational":false,"removable":false,"in_use":true})"));
+            R"({"name":"vda","path":"/dev/vda","model":"","serial":"virt","size":5120,"type":"virtual","rotational":true,"removable":false,"in_use":true})"));
 }
 
 TEST_F(HostTest, InterfacesAndTheirCounters) {
