@@ -27,7 +27,8 @@ MESSAGE_BYTES = 1024  # In the database, at most, with its place in the indexes.
 ZERO = [f"sigmacast_{program}_{name}_total" for program, names in {
     "edge": "no_pong dropped_clients conflated client_errors not_encodable too_large not_kept gaps lost unreadable "
             "upstream_overflow refused unauthorized",
-    "broker": "unreadable dropped refused_batches refused_values left_out gaps lost conflicts bus_dropped",
+    # Not dropped and gaps: what an origin sends before it is welcomed is asked for again.
+    "broker": "unreadable refused_batches refused_values left_out lost conflicts bus_dropped",
 }.items() for name in names.split()]
 
 
