@@ -55,6 +55,7 @@ def test_every_command_and_option_that_is_named_exists(document):
         if name == "sigmacast" and len(words) > 1:
             if not words[1].startswith("-"):
                 command.append(words[1].rstrip(",.;:"))
+                assert re.search(rf"^  {re.escape(command[1])} ", help_of(command[0]), re.M), f"{document}: {' '.join(words)}"
         text = known.setdefault(tuple(command), None) or help_of(*command)
         known[tuple(command)] = text
         for word in words[1:]:
