@@ -445,10 +445,10 @@ class Problems {
     void at(std::uint32_t line, const std::string& what) {
         const std::string where =
             name_.empty() ? "" : name_ + (line > 0 ? ":" + std::to_string(line) : "") + ": ";
-        all_.emplace_back(line, where + what);
+        add(line, where + what);
     }
     void in_variable(const std::string& variable, const std::string& what) {
-        all_.emplace_back(kLast, "environment: " + variable + ": " + what);
+        add(kLast, "environment: " + variable + ": " + what);
     }
     [[nodiscard]] bool none() const { return all_.empty(); }
 
@@ -467,6 +467,14 @@ class Problems {
 
  private:
     static constexpr std::uint32_t kLast = std::numeric_limits<std::uint32_t>::max();
+
+    /// One line each, whatever was quoted from the file.
+    void add(std::uint32_t line, std::string text) {
+        std::replace_if(
+            text.begin(), text.end(), [](unsigned char c) { return c < ' ' || c == 0x7F; }, ' ');
+        all_.emplace_back(line, std::move(text));
+    }
+
     std::string name_;
     std::vector<std::pair<std::uint32_t, std::string>> all_;
 };

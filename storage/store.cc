@@ -92,6 +92,23 @@ Message to_message(const PollState& poll) {
     return message;
 }
 
+/// Beyond it a number of the store's own is damage: each counts from 1 by ones.
+constexpr std::int64_t kCountMax = std::int64_t{1} << 62;
+
+std::int64_t count_of(std::int64_t number, std::string_view what, const Database& db) {
+    if (number < 0 || number > kCountMax) {
+        throw Failure{{Errc::kCorrupt, db.path() + ": " + std::string(what) + " says " +
+                                           std::to_string(number) +
+                                           ", which is damage: put a copy of the file back, or "
+                                           "move it away and lose its history"}};
+    }
+    return number;
+}
+
+std::uint64_t position_of(std::int64_t number, std::string_view what, const Database& db) {
+    return static_cast<std::uint64_t>(count_of(number, what, db));
+}
+
 std::int64_t boot_of(Database& db, const std::string& boot) {
     Statement insert = need(db.prepare("INSERT OR IGNORE INTO boots (boot) VALUES (?)"));
     need(insert.run(boot));
@@ -183,7 +200,7 @@ void Store::load_meta() {
         if (read.bytes(0) == "log_epoch") {
             loaded_.epoch = read.text(1);
         } else if (read.bytes(0) == "pos") {
-            pos_ = read.natural(1);
+            pos_ = position_of(read.integer(1), "the log's position", db_);
         }
     }
     if (loaded_.epoch.empty()) {
@@ -197,18 +214,22 @@ void Store::load_streams() {
         need(db_.prepare("SELECT id, name, epoch, instance FROM origins ORDER BY id"));
     while (need(origins.step())) {
         origins_[origins.text(1)] = origins.integer(0);
-        next_origin_ = origins.integer(0) + 1;
+        next_origin_ = count_of(origins.integer(0), "an origin's id", db_) + 1;
         loaded_.origins.push_back({origins.text(1), origins.natural(2), origins.text(3)});
     }
     Statement streams = need(db_.prepare(
         "SELECT s.id, o.name, s.topic, s.kind, s.seq, s.epoch, s.pseq, s.floor_pos, s.floor_seq "
         "FROM streams s JOIN origins o ON o.id = s.origin ORDER BY s.id"));
     while (need(streams.step())) {
-        StreamRecord record{
-            streams.text(1),    streams.text(2),    static_cast<StreamKind>(streams.integer(3)),
-            streams.natural(4), streams.natural(5), streams.natural(6),
-            streams.natural(7), streams.natural(8)};
-        next_stream_ = streams.integer(0) + 1;
+        StreamRecord record{streams.text(1),
+                            streams.text(2),
+                            static_cast<StreamKind>(streams.integer(3)),
+                            position_of(streams.integer(4), "a stream's position", db_),
+                            streams.natural(5),
+                            streams.natural(6),
+                            position_of(streams.integer(7), "a stream's floor", db_),
+                            position_of(streams.integer(8), "a stream's floor", db_)};
+        next_stream_ = count_of(streams.integer(0), "a stream's id", db_) + 1;
         StreamName name{record.origin, record.topic};
         streams_[std::move(name)] = {streams.integer(0), true, std::move(record)};
     }
@@ -216,7 +237,8 @@ void Store::load_streams() {
 
 /// Compares the positions with the log, both ways. One index lookup a stream.
 void Store::check_log() {
-    std::uint64_t newest = static_cast<std::uint64_t>(need(db_.number("SELECT max(pos) FROM log")));
+    std::uint64_t newest =
+        position_of(need(db_.number("SELECT max(pos) FROM log")), "a row's position", db_);
     Statement last = need(db_.prepare("SELECT max(seq) FROM log WHERE stream = ?"));
     bool lost = false;
     for (auto& [name, stream] : streams_) {
@@ -224,7 +246,8 @@ void Store::check_log() {
         newest = std::max(newest, record.floor_pos);
         last.bind(stream.id);
         need(last.step());
-        const std::uint64_t seq = std::max(last.natural(0), record.floor_seq);
+        const std::uint64_t seq = std::max(
+            position_of(last.integer(0), "a row's position in its stream", db_), record.floor_seq);
         if (seq != record.seq) {
             lost = lost || seq < record.seq;
             repairs_.push_back("stream " + record.origin + "/" + record.topic + " said seq " +
