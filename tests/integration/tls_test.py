@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
-import http.client
 import json
 import os
 import random
+import re
 import signal
 import socket
 import ssl
@@ -15,8 +15,7 @@ import time
 import pytest
 import websockets
 
-import harness
-from certificates import Authority, Issued, openssl
+from certificates import Authority
 from fault_engine import FaultEngine, captured, ok, ticking_system_status
 from harness import BIN, PATIENCE, Cluster, clean_environment, get, until
 from ws_client import V1, Refused, rising
@@ -184,7 +183,7 @@ def test_half_a_configuration_is_refused_by_name(make_cluster, authority, missin
     cluster = make_cluster(start=False, edge_options=options)
     done = check(cluster)
     assert done.returncode == 2
-    assert f"edge.{missing} is missing" in done.stderr and f"sigmacast.toml:" in done.stderr
+    assert f"edge.{missing} is missing" in done.stderr and "sigmacast.toml:" in done.stderr
     cluster.edge.start(ready=False)
     assert cluster.edge.process.wait(10 * PATIENCE) == 2
     assert f"edge.{missing} is missing" in cluster.edge.log()
@@ -527,3 +526,38 @@ def test_connections_that_are_cut_leave_nothing_behind(make_cluster, engine, aut
         until(lambda: descriptors() <= before, what="and their descriptors")
     errors = [line for line in cluster.edge.log().splitlines() if " error " in line or " warn " in line]
     assert not errors, errors
+
+
+def test_ops_run_starts_asks_and_shows_edges_with_tls(authority):
+    from ops_run_test import Instance
+    if not (BIN / "sigmacast-engine").exists():
+        pytest.skip(f"no engine in {BIN}")
+    one = Instance()
+    try:
+        issued = authority.issue("instance", names="DNS:nas.example")
+        lines = ["[edge]", 'cors_origins = ["https://nas.example"]']  # On loopback it answers to no other name.
+        for name, file in (("tls_certificate", issued.certificate), ("tls_key", issued.key)):
+            copy = one.folder / f"{name}.pem"
+            copy.write_bytes(file.read_bytes())
+            copy.chmod(0o644)  # The user to whom root hands over must read it.
+            lines.append(f"{name} = {json.dumps(str(copy))}")
+        one.config.write_text(one.config.read_text() + "\n".join(lines) + "\n")
+        started = one.run("--detach")
+        assert started.returncode == 0, started.stdout + started.stderr
+        pages = re.findall(r"page +(https://\S+)", started.stdout)
+        assert len(pages) == 2 and "ws://" not in started.stdout.replace("wss://", "")
+        done = run(["curl", "-sS", "--fail", "--noproxy", "*", "--cacert", authority.certificate, "--connect-to",
+                    f"nas.example:443:127.0.0.1:{one.edges[0]}", "https://nas.example/"])
+        assert "<html" in done.stdout, done.stderr
+        follow = re.search(r"terminal +(\S+ tail .*)", started.stdout)[1]
+        live = run(["bash", "-c", follow + " --count 1"], env=one.environment)
+        assert live.returncode == 0 and "connected" in live.stdout, live.stderr
+        status = one.run("--status")
+        assert status.returncode == 0 and f"edge-{one.edges[0]}: ready" in status.stdout, status.stdout
+        for command in (["status"], ["state"]):
+            told = run([BIN / "sigmacast", *command, "--data", one.data], env=clean_environment())
+            assert told.returncode == 0 and (command == ["state"] or "https://" in told.stdout), told.stdout + told.stderr
+        added = one.run("--add-edge")
+        assert added.returncode == 0 and "https://" in added.stdout, added.stdout + added.stderr
+    finally:
+        one.remove()
