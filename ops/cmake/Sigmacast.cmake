@@ -8,6 +8,7 @@ set(CMAKE_ARCHIVE_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib)
 
 option(SIGMACAST_WERROR "Warnings are errors" OFF)
 set(SIGMACAST_SANITIZE "" CACHE STRING "Sanitizers, as -fsanitize= takes them")
+option(SIGMACAST_FUZZ "Fuzz targets are driven by libFuzzer; clang alone has it" OFF)
 
 set(SIGMACAST_LAYERS common storage broker producer edge ops tests)
 set(SIGMACAST_USES_common common)
@@ -30,6 +31,14 @@ endif()
 if(SIGMACAST_SANITIZE)
   target_compile_options(sigmacast_flags INTERFACE -fsanitize=${SIGMACAST_SANITIZE} -fno-omit-frame-pointer)
   target_link_options(sigmacast_flags INTERFACE -fsanitize=${SIGMACAST_SANITIZE})
+endif()
+if(SIGMACAST_SANITIZE MATCHES thread)
+  # The thread sanitizer knows no fences, and g++ says so; Asio's own are not what its queue is kept safe by.
+  target_compile_definitions(sigmacast_flags INTERFACE BOOST_ASIO_DISABLE_FENCED_BLOCK)
+endif()
+if(SIGMACAST_FUZZ)
+  # A finding ends the program, also an undefined behaviour's.
+  target_compile_options(sigmacast_flags INTERFACE -fsanitize=fuzzer-no-link -fno-sanitize-recover=all)
 endif()
 
 function(sigmacast_check_layer layer)
