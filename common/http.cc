@@ -23,6 +23,7 @@
 
 #include "common/http_upgrade.h"
 #include "common/log.h"
+#include "common/tally.h"
 #include "common/tls.h"
 #include "common/transport.h"
 
@@ -35,7 +36,7 @@ using ErrorCode = boost::system::error_code;
 
 namespace {
 
-constexpr std::uint32_t kHeaderBytesMax = 8u << 10;   // Beyond it 431.
+constexpr std::uint32_t kHeaderBytesMax = 8u << 10;   // Of an answer; beyond it kTooLarge.
 constexpr Millis kAnswerTimeMax{30'000};              // For a handler to respond; then 503.
 constexpr std::size_t kSmallAnswerBytes = 64u << 10;  // May use what large answers may not.
 constexpr std::string_view kRetryAfterSeconds = "5";  // When answers that nobody reads have gone.
@@ -130,6 +131,26 @@ bool is_error_of_http(const ErrorCode& error) {
 
 }  // namespace
 
+std::string address_key(std::string_view peer) {
+    ErrorCode error;
+    auto address = asio::ip::make_address(std::string(peer), error);
+    if (error) {
+        return {};
+    }
+    if (address.is_v6() && address.to_v6().is_v4_mapped()) {
+        address = asio::ip::make_address_v4(asio::ip::v4_mapped, address.to_v6());
+    }
+    if (address.is_loopback()) {
+        return {};
+    }
+    if (address.is_v4()) {
+        return address.to_string();
+    }
+    auto bytes = address.to_v6().to_bytes();
+    std::fill(bytes.begin() + 8, bytes.end(), std::uint8_t{0});
+    return asio::ip::address_v6(bytes).to_string() + "/64";
+}
+
 std::string_view Request::header(std::string_view name) const {
     for (const auto& [key, value] : headers) {
         if (key == name) {
@@ -161,7 +182,8 @@ struct Shared {
         : loop(the_loop),
           options(std::move(the_options)),
           handler(std::move(the_handler)),
-          upgrade(std::move(the_upgrade)) {}
+          upgrade(std::move(the_upgrade)),
+          counters(options.counters ? *options.counters : uncounted) {}
 
     Loop& loop;
     const ServerOptions options;
@@ -170,6 +192,9 @@ struct Shared {
     std::unordered_set<std::shared_ptr<Connection>> connections;
     std::list<Connection*> handshakes;  // Of TLS, that are on their way; the oldest first.
     std::size_t pending_bytes = 0;      // Of bodies that are being written.
+    Tally addresses;                    // Of the connections.
+    ServerCounters uncounted;           // Where the options name none.
+    ServerCounters& counters;
     bool on_loopback = true;
     bool stopping = false;
 };
@@ -178,9 +203,10 @@ struct Shared {
 /// owned by the server's set of connections, and by each operation that is pending.
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
-    Connection(std::shared_ptr<Shared> shared, tcp::socket socket)
+    Connection(std::shared_ptr<Shared> shared, tcp::socket socket, Tally::Seat address)
         : shared_(std::move(shared)),
           transport_(std::move(socket)),
+          address_(std::move(address)),
           timer_(shared_->loop, [this] { on_time(); }) {}
 
     void start() {
@@ -219,6 +245,11 @@ class Connection : public std::enable_shared_from_this<Connection> {
         if (state_ == State::kAnswering) {
             return respond(turn_, {.status = 503, .body = R"({"error":"no answer in time"})"},
                            true);
+        }
+        if (state_ == State::kBody || (state_ == State::kIdle && parser_ && parser_->got_some())) {
+            ++shared_->counters.late;
+            late_ = true;  // The read goes on; what it brings is not looked at.
+            return refuse(408, "the request did not come in time");
         }
         close();
     }
@@ -272,7 +303,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
         state_ = State::kIdle;
         timer_.set(in(shared_->options.idle_max));
         parser_.emplace();
-        parser_->header_limit(kHeaderBytesMax);
+        parser_->header_limit(static_cast<std::uint32_t>(shared_->options.header_bytes_max));
         parser_->body_limit(shared_->options.body_bytes_max);
         bhttp::async_read_header(transport_, buffer_, *parser_,
                                  [self = shared_from_this()](const ErrorCode& error, std::size_t) {
@@ -281,7 +312,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     }
 
     void on_header(const ErrorCode& error) {
-        if (state_ == State::kClosed) {
+        if (state_ == State::kClosed || late_) {
             return;
         }
         if (error) {
@@ -319,7 +350,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     }
 
     void on_body(const ErrorCode& error) {
-        if (state_ == State::kClosed) {
+        if (state_ == State::kClosed || late_) {
             return;
         }
         if (error) {
@@ -479,7 +510,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
         }
         message_.reset();
         release_body();
-        if (error) {
+        if (error || late_) {
             return close();
         }
         if (keep_alive_ && !shared_->stopping) {
@@ -490,7 +521,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
     void on_read_error(const ErrorCode& error) {
         if (error == bhttp::error::header_limit) {
-            return refuse(431, "the request header is over 8 KiB");
+            ++shared_->counters.header_too_large;
+            return refuse(431, "the request header is over " +
+                                   std::to_string(shared_->options.header_bytes_max) + " bytes");
         }
         if (error == bhttp::error::body_limit) {
             return refuse(413, "the request body is over " +
@@ -546,6 +579,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
     const std::shared_ptr<Shared> shared_;
     Transport transport_;
+    Tally::Seat address_;  // Until the connection is closed, or another protocol's.
     Timer timer_;
     std::string peer_;
     beast::flat_buffer buffer_;
@@ -559,6 +593,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     unsigned version_ = 11;
     bool keep_alive_ = true;
     bool head_ = false;
+    bool late_ = false;  // A read is on its way that nobody waits for.
 };
 
 Result<tcp::endpoint> listen_endpoint(Loop& loop, const ServerOptions& options) {
@@ -656,11 +691,20 @@ void Server::Impl::on_accept(const ErrorCode& error, tcp::socket socket) {
     if (failures > 0) {
         log_info("accepting again", {{"failures", std::exchange(failures, 0)}});
     }
-    if (shared->connections.size() < shared->options.connections_max) {
-        auto connection = std::make_shared<Connection>(shared, std::move(socket));
+    ErrorCode unknown;
+    const tcp::endpoint peer = socket.remote_endpoint(unknown);
+    const std::string key = unknown ? std::string() : address_key(peer.address().to_string());
+    if (shared->addresses.full(key, shared->options.connections_per_address_max)) {
+        ++shared->counters.address_turned_away;
+        ErrorCode ignored;
+        socket.close(ignored);
+    } else if (shared->connections.size() < shared->options.connections_max) {
+        auto connection =
+            std::make_shared<Connection>(shared, std::move(socket), shared->addresses.take(key));
         shared->connections.insert(connection);
         connection->start();
     } else {
+        ++shared->counters.turned_away;
         ErrorCode ignored;
         socket.close(ignored);
     }

@@ -1,5 +1,5 @@
 // HTTP/1.1 on the loop, plain or through TLS: a small server (admin endpoints, our engine, an
-// edge's REST) and a keep-alive client. Beast stays in the .cc. Limits: header 8 KiB, body as
+// edge's REST) and a keep-alive client. Beast stays in the .cc. Limits: header and body as
 // given, one time limit for each read and each answer, and one bound for all answers that wait for
 // their clients.
 //
@@ -50,6 +50,18 @@ struct Response {
 
 struct Upgrade;  // http_upgrade.h: a connection that asks for another protocol.
 
+/// What a server has turned away.
+struct ServerCounters {
+    std::uint64_t late = 0;                 // Requests that did not come in time: 408.
+    std::uint64_t header_too_large = 0;     // 431.
+    std::uint64_t turned_away = 0;          // Connections closed at once: too many in all,
+    std::uint64_t address_turned_away = 0;  // or of one address.
+};
+
+/// What counts as one address: of IPv6 a /64, which one host has to itself. Empty for loopback,
+/// where a proxy's clients all come from, and for what is no address.
+std::string address_key(std::string_view peer);
+
 struct ServerOptions {
     std::string host = "127.0.0.1";
     std::uint16_t port = 0;  // 0: the system chooses; see port().
@@ -66,8 +78,11 @@ struct ServerOptions {
     std::vector<std::string> origins = {};
     /// Where it is there, it speaks TLS and nothing else.
     std::shared_ptr<tls::Server> tls = nullptr;
-    Millis handshake_max{10'000};        // For the whole of a TLS handshake.
-    std::size_t handshakes_max = 1'024;  // At the same time; beyond it the oldest is given up.
+    Millis handshake_max{10'000};             // For the whole of a TLS handshake.
+    std::size_t handshakes_max = 1'024;       // At the same time; beyond it the oldest is given up.
+    std::size_t header_bytes_max = 8u << 10;  // Beyond it 431.
+    std::size_t connections_per_address_max = 0;  // As connections_max, by address_key(); 0: any.
+    ServerCounters* counters = nullptr;           // Outlives the server; null: not counted.
 };
 
 /// Whether Host (with or without a port) is localhost, *.localhost, 127.0.0.0/8 or [::1].

@@ -80,9 +80,18 @@ struct EdgeSettings {
     Millis ping_interval{30'000};
     Millis pong_timeout{60'000};
     Millis heartbeat_interval{5'000};
+    Millis handshake_timeout{30'000};
+    Millis write_timeout{60'000};
+    std::size_t header_bytes_max = 8u << 10;
     std::size_t client_message_bytes_max = 65'536;
+    std::size_t client_messages_per_second = 100;  // 0: any number, as for the two below.
+    std::size_t client_subscriptions_max = 256;
+    std::size_t client_answer_bytes_max = 64u << 10;
     std::size_t client_queue_bytes_max = 4u << 20;
     std::size_t clients_max = 18'000;
+    std::size_t clients_per_address_max = 1'000;
+    std::size_t clients_per_user_max = 100;
+    std::size_t clients_waiting_max = 1'024;
 };
 
 /// What a token that names the role lets its bearer see.

@@ -115,6 +115,7 @@ Session& Hub::open(Dialect dialect, Now now, std::optional<Grant> grant) {
     Session& session = *made;
     sessions_.emplace(&session, std::move(made));
     session.grant = std::move(grant);
+    session.rate = RateLimit(options_.messages_per_second);
     if (session.grant) {
         greet(session, now);
     } else {
@@ -242,7 +243,15 @@ void Hub::authenticate(Session& session, const ClientMessage& message, Now now) 
         }
         return;
     }
+    if (first && !has_room_for(*grant)) {
+        ++counters_.users_refused;
+        push_control(session, render_error(message.id, kCloseOverCapacity, "over_capacity",
+                                           "your user has too many connections", true, now));
+        session.close({kCloseOverCapacity, "over_capacity"});
+        return;
+    }
     if (first) {
+        session.seat = seat_for(*grant);
         --waiting_;
         session.grant = std::move(*grant);
         greet(session, now);
@@ -327,13 +336,50 @@ void Hub::say_goodbye(Session& session, Session::Close why, Now now) {
 
 // --- What clients ask for -----------------------------------------------------------------------
 
+void Hub::flood(Session& session, Now now) {
+    if (!session.closing()) {
+        ++counters_.floods;
+        say_goodbye(session, {kCloseRateLimited, "rate_limited"}, now);
+    }
+}
+
+void Hub::count_frames(Session& session, std::size_t frames, Now now) {
+    for (; frames > 0; --frames) {
+        if (session.rate.take(now.mono) == RateLimit::Verdict::kFlood) {
+            flood(session, now);
+            return;
+        }
+    }
+}
+
+void Hub::drop_slow(Session& session, Now now) {
+    if (!session.closing()) {
+        ++counters_.not_read;
+        say_goodbye(session, {kCloseSlowConsumer, "slow_consumer"}, now);
+    }
+}
+
 void Hub::receive(Session& session, std::string_view text, Now now) {
+    const RateLimit::Verdict verdict = session.rate.take(now.mono);
+    if (verdict == RateLimit::Verdict::kFlood) {
+        flood(session, now);
+        return;
+    }
     const ClientMessage message = parse_client_message(text);
     if (!session.grant && message.type != ClientMessage::Type::kAuth) {
         send_away(session, {kCloseAuthenticate, "authenticate and reconnect"}, message.id,
                   "the first message has to bring a token: "
                   "{\"type\":\"auth\",\"data\":{\"token\":\"..\"}}",
                   now);
+        return;
+    }
+    if (verdict == RateLimit::Verdict::kOver) {
+        ++counters_.over_rate;
+        push_control(session,
+                     render_error(message.id, kCloseRateLimited, "rate_limited",
+                                  "more than " + std::to_string(options_.messages_per_second) +
+                                      " messages a second; this one was not carried out",
+                                  true, now));
         return;
     }
     switch (message.type) {
@@ -443,12 +489,13 @@ void Hub::subscribe(Session& session, const ClientMessage& message, Now now) {
             continue;
         }
         const bool is_new = session.subscriptions().count(topic) == 0;
-        if (is_new && session.subscriptions().size() >= kSubscriptionsMax) {
-            ++counters_.client_errors;
-            push_control(session, render_error(message.id, 4005, "limit_policy",
-                                               "more than " + std::to_string(kSubscriptionsMax) +
-                                                   " subscriptions; " + topic + " was not added",
-                                               false, now));
+        if (is_new && session.subscriptions().size() >= options_.subscriptions_max) {
+            ++counters_.subscriptions_refused;
+            push_control(session,
+                         render_error(message.id, 4005, "limit_policy",
+                                      "more than " + std::to_string(options_.subscriptions_max) +
+                                          " subscriptions; " + topic + " was not added",
+                                      false, now));
             break;
         }
         add(session, topic);

@@ -44,6 +44,9 @@ struct HubOptions {
     /// Access::verify; null: no token is needed, and one that is sent is not looked at.
     std::function<Result<Grant>(std::string_view token, Wall now)> verify = nullptr;
     Millis first_message_timeout{5'000};  // For a session without a grant.
+    std::size_t messages_per_second = 0;  // Of one client, with a burst (RateLimit); 0: any number.
+    std::size_t subscriptions_max = 256;  // Of one client; more are refused with an error.
+    std::size_t clients_per_user_max = 0;  // Connections of one subject; 0: any number.
 };
 
 struct HubCounters {
@@ -55,6 +58,11 @@ struct HubCounters {
     std::uint64_t client_errors = 0;  // Bad messages of clients.
     std::uint64_t unauthorized = 0;   // Tokens in messages that were refused, or did not come.
     std::uint64_t expired = 0;        // Clients closed as their token had expired.
+    std::uint64_t over_rate = 0;      // Messages refused, as there were too many.
+    std::uint64_t floods = 0;         // Clients closed, as they went on.
+    std::uint64_t subscriptions_refused = 0;
+    std::uint64_t users_refused = 0;  // First messages whose user has too many connections.
+    std::uint64_t not_read = 0;       // Clients closed as they took nothing for too long.
 };
 
 class Hub {
@@ -74,6 +82,15 @@ class Hub {
     Session& open(Dialect dialect, Now now, std::optional<Grant> grant = Grant{});
     void close(Session& session);
     void receive(Session& session, std::string_view text, Now now);
+    /// What a client sends besides messages: a control frame, or fragments. Counted with them.
+    void count_frames(Session& session, std::size_t frames, Now now);
+    /// It has taken nothing for too long.
+    void drop_slow(Session& session, Now now);
+    /// Whether its user may have another connection; and that connection, while the seat lives.
+    [[nodiscard]] bool has_room_for(const Grant& grant) const {
+        return !users_.full(grant.subject, options_.clients_per_user_max);
+    }
+    [[nodiscard]] Tally::Seat seat_for(const Grant& grant) { return users_.take(grant.subject); }
     /// Tells every client that this edge ends; each is to be closed with 1001 once that is sent.
     void drain(Now now);
 
@@ -130,6 +147,7 @@ class Hub {
     void send_away(Session& session, Session::Close why, std::string_view id,
                    std::string_view message, Now now);
     void say_goodbye(Session& session, Session::Close why, Now now);
+    void flood(Session& session, Now now);
     void welcome(Session& session, Now now);
     void hello(Session& session, Now now);
     void subscribe(Session& session, const ClientMessage& message, Now now);
@@ -166,6 +184,7 @@ class Hub {
     std::vector<std::string> dropped_;  // Client ids to be told to the others.
     std::string legacy_origin_;
     std::map<const Cache::Poll*, Rendering> renderings_;  // Of the legacy origin's polls.
+    Tally users_;
     std::size_t waiting_ = 0;
     std::uint64_t bookmark_ = 0;
     bool snapshot_seen_ = false;

@@ -49,9 +49,13 @@ class Edge {
           upstream_(Random::from_system(), settings.edge.topics),
           hub_({.legacy_origin = settings.edge.legacy_origin,
                 .heartbeat_interval = settings.edge.heartbeat_interval,
-                .queue = {.bytes_max = settings.edge.client_queue_bytes_max},
+                .queue = {.bytes_max = settings.edge.client_queue_bytes_max,
+                          .control_bytes_max = settings.edge.client_answer_bytes_max},
                 .verify = verify(),
-                .first_message_timeout = settings.auth.first_message_timeout},
+                .first_message_timeout = settings.auth.first_message_timeout,
+                .messages_per_second = settings.edge.client_messages_per_second,
+                .subscriptions_max = settings.edge.client_subscriptions_max,
+                .clients_per_user_max = settings.edge.clients_per_user_max},
                Random::from_system()),
           wire_(loop_, hub_,
                 {.clients_max = settings.edge.clients_max,
@@ -60,9 +64,13 @@ class Edge {
                  .pong_timeout = settings.edge.pong_timeout,
                  .cors_origins = settings.edge.cors_origins,
                  .access = access_.get(),
+                 .waiting_max = settings.edge.clients_waiting_max,
+                 .clients_per_address_max = settings.edge.clients_per_address_max,
+                 .write_timeout = settings.edge.write_timeout,
                  .before_input = [this](Now now) { catch_up(now); }},
                 Random::from_system()),
-          rest_({hub_, upstream_, wire_, *access_, metrics_, system_now().mono, tls_.get()}),
+          rest_({hub_, upstream_, wire_, *access_, http_counters_, metrics_, system_now().mono,
+                 tls_.get()}),
           timer_(loop_, [this] { on_timer(); }),
           drain_timer_(loop_, [this] { check_drained(); }),
           bus_(
@@ -78,8 +86,12 @@ class Edge {
               {.host = settings.edge.host,
                .port = settings.edge.port,
                .body_bytes_max = kRequestBodyMax,
+               .idle_max = settings.edge.handshake_timeout,
                .origins = settings.edge.cors_origins,
-               .tls = tls_},
+               .tls = tls_,
+               .header_bytes_max = settings.edge.header_bytes_max,
+               .connections_per_address_max = settings.edge.clients_per_address_max,
+               .counters = &http_counters_},
               [this](const http::Request& request, http::Server::Respond respond) {
                   const Now now = system_now();
                   catch_up(now);
@@ -272,6 +284,7 @@ class Edge {
     Upstream upstream_;
     Hub hub_;
     Wire wire_;
+    http::ServerCounters http_counters_;
     Rest rest_;
     Timer timer_;
     Timer drain_timer_;

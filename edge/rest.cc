@@ -280,6 +280,11 @@ void Rest::update_metrics(Now now) {
         Counter& counter = metrics.counter(name, help);
         counter.add(std::max(0.0, static_cast<double>(value) - counter.value()));
     };
+    const auto limited = [&](const char* limit, std::uint64_t value) {
+        Counter& counter = metrics.counter("sigmacast_edge_limited_total",
+                                           "Times that a client met a limit", {{"limit", limit}});
+        counter.add(std::max(0.0, static_cast<double>(value) - counter.value()));
+    };
     const auto gauge = [&](const char* name, const char* help, double value) {
         metrics.gauge(name, help).set(value);
     };
@@ -317,6 +322,21 @@ void Rest::update_metrics(Now now) {
           hub.slow_closed);
     count("sigmacast_edge_no_pong_total", "Clients closed for not answering pings", wire.no_pong);
     count("sigmacast_edge_client_errors_total", "Bad messages of clients", hub.client_errors);
+    count("sigmacast_edge_protocol_errors_total", "Clients closed for breaking RFC 6455",
+          wire.protocol_errors);
+    limited("handshake_timeout", parts_.http.late);
+    limited("header_bytes_max", parts_.http.header_too_large);
+    limited("connections_max", parts_.http.turned_away);
+    limited("clients_max", wire.clients_full);
+    limited("clients_per_address_max", wire.address_full + parts_.http.address_turned_away);
+    limited("clients_per_user_max", wire.user_full + hub.users_refused);
+    limited("clients_waiting_max", wire.waiting_full);
+    limited("client_message_bytes_max", wire.too_large);
+    limited("client_messages_per_second", hub.over_rate);
+    limited("client_messages_per_second_flood", hub.floods);
+    limited("client_subscriptions_max", hub.subscriptions_refused);
+    limited("client_answer_bytes_max", wire.not_read_from);
+    limited("write_timeout", hub.not_read);
     count("sigmacast_edge_unauthorized_total", "Requests and messages without a good token",
           unauthorized_ + hub.unauthorized);
     count("sigmacast_edge_expired_total", "Clients closed as their token had expired", hub.expired);

@@ -28,6 +28,7 @@ class Rest {
         const Upstream& upstream;
         const Wire& wire;
         const Access& access;
+        const http::ServerCounters& http;
         Metrics& metrics;
         Mono started;
         const tls::Server* tls = nullptr;  // Null: plain.

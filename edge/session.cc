@@ -53,8 +53,8 @@ std::string read_types(const json::object& message, std::vector<std::string>& ty
         }
         types.emplace_back(item.get_string());
     }
-    if (types.size() > kSubscriptionsMax) {
-        return "more than " + std::to_string(kSubscriptionsMax) + " types in one message";
+    if (types.size() > kNamesMax) {
+        return "more than " + std::to_string(kNamesMax) + " types in one message";
     }
     return {};
 }

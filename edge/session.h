@@ -24,7 +24,9 @@
 #include <vector>
 
 #include "common/message.h"
+#include "common/tally.h"
 #include "edge/grant.h"
+#include "edge/rate.h"
 #include "edge/render.h"
 
 namespace sigmacast::edge {
@@ -35,12 +37,13 @@ inline constexpr std::uint16_t kCloseGoingAway = 1001;
 inline constexpr std::uint16_t kCloseBadToken = 4001;
 inline constexpr std::uint16_t kCloseOverCapacity = 4100;
 inline constexpr std::uint16_t kCloseSlowConsumer = 4102;
+inline constexpr std::uint16_t kCloseRateLimited = 4103;
 inline constexpr std::uint16_t kCloseNoPong = 4104;
 inline constexpr std::uint16_t kCloseDraining = 4200;
 inline constexpr std::uint16_t kCloseAuthenticate = 4300;
 inline constexpr std::uint16_t kCloseTokenExpired = 4301;
 
-inline constexpr std::size_t kSubscriptionsMax = 256;  // More are refused with an error.
+inline constexpr std::size_t kNamesMax = 256;  // In one message; more are refused with an error.
 inline constexpr std::size_t kTopicNameMax = 128;
 
 /// A message of a client's, understood; or what is wrong with it.
@@ -98,6 +101,8 @@ class Session {
     bool everything = false;               // Subscribed to "*".
     std::optional<Grant> grant = Grant{};  // nullopt: it has to send a token first.
     std::optional<Mono> ends = {};         // The grant; or without one, the time to send a token.
+    RateLimit rate;                        // The Hub's: of what it sends.
+    Tally::Seat seat;  // Among the connections of its user, where a message has brought the token.
     bool touched = false;  // The Hub's: something was queued since the last take_touched().
 
     void send_control(Bytes frame);

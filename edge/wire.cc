@@ -21,6 +21,7 @@
 
 #include "common/http_upgrade.h"
 #include "common/log.h"
+#include "common/tally.h"
 #include "edge/outbox.h"
 
 namespace sigmacast::edge {
@@ -69,17 +70,23 @@ class OutboxStream {
     std::weak_ptr<void> owner;        // Kept alive while the socket is waited for.
     std::function<void()> on_room;    // The outbox was full and has room again.
     std::function<void()> on_failed;  // Once, later: nobody may be reading, to notice.
+    std::function<void(std::size_t)> on_fragments;  // So many frames that end no message have come.
 
     template <class Buffers, class Handler>
     auto async_read_some(const Buffers& buffers, Handler&& handler) {
         return asio::async_initiate<Handler, void(error_code, std::size_t)>(
             [this](auto token, const Buffers& into) {
                 if (buffered_.size() == 0) {
-                    transport_.async_read_some(into, std::move(token));
+                    transport_.async_read_some(into, [this, into, then = std::move(token)](
+                                                         error_code ec, std::size_t n) mutable {
+                        scan(into, n);
+                        then(ec, n);
+                    });
                     return;
                 }
                 const std::size_t n = asio::buffer_copy(into, buffered_.data());
                 buffered_.consume(n);
+                scan(into, n);
                 asio::post(get_executor(), beast::bind_handler(std::move(token), error_code{}, n));
             },
             handler, buffers);
@@ -131,6 +138,22 @@ class OutboxStream {
         std::function<void(error_code)> done;
     };
 
+    /// What has just been read into the first `size` bytes. What came with the request, too: this
+    /// layer is there from the first frame on.
+    template <class Buffers>
+    void scan(const Buffers& into, std::size_t size) {
+        std::size_t fragments = 0;
+        for (auto part = asio::buffer_sequence_begin(into);
+             size > 0 && part != asio::buffer_sequence_end(into); ++part) {
+            const asio::mutable_buffer bytes = asio::buffer(asio::mutable_buffer(*part), size);
+            fragments += scan_.feed(static_cast<const unsigned char*>(bytes.data()), bytes.size());
+            size -= bytes.size();
+        }
+        if (fragments > 0) {
+            on_fragments(fragments);
+        }
+    }
+
     template <class Token, class Buffers>
     void write(Token token, const Buffers& from) {
         auto bytes = std::make_shared<std::string>();
@@ -181,6 +204,7 @@ class OutboxStream {
     WireCounters& counters_;
     Outbox outbox_;
     std::vector<Pending> pending_;
+    FragmentScan scan_;
     bool waiting_ = false;
     bool failed_ = false;
 };
@@ -419,6 +443,7 @@ struct Wire::Impl {
     std::unordered_map<const void*, std::shared_ptr<Connection>> connections;
     std::unordered_map<const Session*, Connection*> by_session;
     std::size_t opening = 0;  // Without a grant, and not the Hub's yet.
+    Tally addresses;
     Timer sweep;
     bool flush_posted = false;
 };
@@ -430,6 +455,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
     Connection(Wire::Impl& wire, http::Upgrade& upgrade, std::optional<Grant> grant)
         : wire_(wire),
           grant_(std::move(grant)),
+          address_(wire.addresses.take(http::address_key(upgrade.request.peer))),
+          user_(grant_ ? wire.hub.seat_for(*grant_) : Tally::Seat{}),
           ws_(std::move(upgrade.transport), std::move(upgrade.buffered), wire.counters),
           request_(std::move(upgrade.message)),
           v1_(offers(list_of(upgrade.request, "sec-websocket-protocol"), kSubprotocol)) {
@@ -444,6 +471,11 @@ class Connection : public std::enable_shared_from_this<Connection> {
         layer().owner = weak_from_this();
         layer().on_room = [this] { pump(); };
         layer().on_failed = [this] { finish(); };
+        layer().on_fragments = [this](std::size_t fragments) {
+            if (session_) {
+                count_frames(fragments);
+            }
+        };
         error_code ignored;
         layer().next_layer().set_option(tcp::no_delay(true), ignored);
         ws_.set_option(
@@ -462,6 +494,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
             heard_ = system_now().mono;
             if (kind == websocket::frame_type::pong) {
                 ever_ponged_ = true;
+            }
+            if (session_ && kind != websocket::frame_type::close) {
+                count_frames(1);
             }
         });
         ws_.async_accept(request_,
@@ -490,8 +525,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
         }
         if (session_->closing()) {
             close_when_sent(now);
-        } else if (!reading_ && session_->wants_reading()) {
-            read();
+        } else {
+            read_if_wanted();
         }
     }
 
@@ -508,6 +543,14 @@ class Connection : public std::enable_shared_from_this<Connection> {
         if (ever_ponged_ && elapsed(heard_, now.mono) > patience) {
             ++wire_.counters.no_pong;
             session_->close({kCloseNoPong, "no_pong"});
+            close_when_sent(now);
+            return;
+        }
+        if (layer().outbox().empty() || layer().outbox().sent() != sent_) {
+            sent_ = layer().outbox().sent();
+            took_ = now.mono;
+        } else if (elapsed(took_, now.mono) > wire_.options.write_timeout) {
+            wire_.hub.drop_slow(*session_, now);
             close_when_sent(now);
             return;
         }
@@ -540,7 +583,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
         if (wire_.options.before_input) {
             wire_.options.before_input(now);
         }
-        heard_ = now.mono;
+        heard_ = took_ = now.mono;
         schedule_ping(now);
         session_ = &wire_.hub.open(v1_ ? Dialect::kV1 : Dialect::kLegacy, now, std::move(grant_));
         wire_.by_session.emplace(session_, this);
@@ -559,6 +602,33 @@ class Connection : public std::enable_shared_from_this<Connection> {
         });
     }
 
+    void read_if_wanted() {
+        if (reading_) {
+            return;
+        }
+        const bool wanted = session_->wants_reading();
+        wire_.counters.not_read_from += paused_ || wanted ? 0u : 1u;
+        paused_ = !wanted;
+        if (wanted) {
+            read();
+        }
+    }
+
+    void count_frames(std::size_t frames) {
+        wire_.hub.count_frames(*session_, frames, system_now());
+        if (session_->closing()) {
+            flush_later();
+        }
+    }
+
+    void count_failure(error_code ec) {
+        if (ec == websocket::error::message_too_big) {
+            ++wire_.counters.too_large;
+        } else if (ec == websocket::condition::protocol_violation) {
+            ++wire_.counters.protocol_errors;
+        }
+    }
+
     void on_read(error_code ec) {
         const Now now = system_now();
         if (!ec && wire_.options.before_input) {
@@ -566,6 +636,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
         }
         reading_ = false;
         if (ec) {
+            count_failure(ec);
             finish();
             return;
         }
@@ -575,6 +646,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
             const std::string_view text(static_cast<const char*>(data.data()), data.size());
             if (ws_.got_text() && ends_within_character(text)) {
                 // Beast misses it where the last frame is an empty one.
+                ++wire_.counters.protocol_errors;
                 session_->close({websocket::close_code::bad_payload, ""});
                 close_when_sent(now);
             } else {
@@ -626,6 +698,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
     Wire::Impl& wire_;
     std::optional<Grant> grant_;  // Until it is the session's.
+    Tally::Seat address_;
+    Tally::Seat user_;  // Where the request has brought the token.
     websocket::stream<OutboxStream, false> ws_;
     beast::http::request<beast::http::string_body> request_;
     beast::flat_buffer buffer_;
@@ -633,11 +707,14 @@ class Connection : public std::enable_shared_from_this<Connection> {
     bool v1_ = false;
     bool opening_ = false;
     bool reading_ = false;
+    bool paused_ = false;
     bool pinging_ = false;
     bool ever_ponged_ = false;
     bool closing_ = false;
     bool done_ = false;
     Mono heard_{};
+    Mono took_{};             // When it last took something, or nothing waited for it.
+    std::uint64_t sent_ = 0;  // As the outbox counts; then.
     Mono next_ping_{};
     std::optional<Mono> close_by_;
 };
@@ -659,8 +736,8 @@ void Connection::flush_later() {
             flush_touched(wire);
         });
     }
-    if (session_ && !reading_ && session_->wants_reading()) {
-        read();
+    if (session_) {
+        read_if_wanted();
     }
 }
 
@@ -690,7 +767,7 @@ bool Wire::accept(http::Upgrade& upgrade) {
         return false;
     }
     std::optional<Grant> grant;
-    if (refuse(upgrade.request, grant)) {
+    if (refuse(upgrade.request, grant, impl_->counters)) {
         ++impl_->counters.refused;
         return false;
     }
@@ -702,13 +779,21 @@ bool Wire::accept(http::Upgrade& upgrade) {
 
 std::optional<http::Response> Wire::refusal(const http::Request& request) const {
     std::optional<Grant> ignored;
-    return refuse(request, ignored);
+    WireCounters counted;  // By accept().
+    return refuse(request, ignored, counted);
 }
 
 std::optional<http::Response> Wire::refuse(const http::Request& request,
-                                           std::optional<Grant>& grant) const {
+                                           std::optional<Grant>& grant,
+                                           WireCounters& counters) const {
     if (auto refused = refuse_upgrade(request, impl_->options, clients())) {
+        counters.clients_full += refused->status == 503 ? 1u : 0u;
         return refused;
+    }
+    if (impl_->addresses.full(http::address_key(request.peer),
+                              impl_->options.clients_per_address_max)) {
+        ++counters.address_full;
+        return try_later("edge.clients_per_address_max connections of your address are open");
     }
     if (!impl_->options.access) {
         grant = Grant{};
@@ -719,7 +804,12 @@ std::optional<http::Response> Wire::refuse(const http::Request& request,
         return unauthorized(admitted.error().message);
     }
     grant = std::move(*admitted);
+    if (grant && !impl_->hub.has_room_for(*grant)) {
+        ++counters.user_full;
+        return try_later("edge.clients_per_user_max connections of your user are open");
+    }
     if (!grant && impl_->opening + impl_->hub.waiting() >= impl_->options.waiting_max) {
+        ++counters.waiting_full;
         return try_later("too many connections have not sent their token yet");
     }
     return std::nullopt;

@@ -36,6 +36,8 @@ struct WireOptions {
     std::vector<std::string> cors_origins = {};
     const Access* access = nullptr;   // Outlives the Wire; null: everyone sees everything.
     std::size_t waiting_max = 1'024;  // Connections that have to send a token yet; then 503.
+    std::size_t clients_per_address_max = 0;  // Loopback is not counted; then 503. 0: any number.
+    Millis write_timeout{60'000};  // For a client to take something of what waits for it.
     /// Called before a client is let in, and before what one sent is looked at; may flush().
     std::function<void(Now)> before_input = nullptr;
 };
@@ -46,6 +48,14 @@ struct WireCounters {
     std::uint64_t flushes = 0;  // System calls that sent something.
     std::uint64_t bytes = 0;
     std::uint64_t no_pong = 0;
+    std::uint64_t too_large = 0;        // Messages of clients over message_bytes_max.
+    std::uint64_t protocol_errors = 0;  // Clients that broke RFC 6455.
+    std::uint64_t not_read_from = 0;    // Times that a client was not read from, for its answers.
+    // Of `refused`, for a limit:
+    std::uint64_t clients_full = 0;
+    std::uint64_t address_full = 0;
+    std::uint64_t user_full = 0;
+    std::uint64_t waiting_full = 0;
 };
 
 /// Whether a page of this Origin may connect: absent, same host, or listed ("*" lists all). On
@@ -84,9 +94,10 @@ class Wire {
     struct Impl;  // For wire.cc.
 
  private:
-    /// Or the grant that a request may be upgraded with; none in it: a token has to follow.
-    std::optional<http::Response> refuse(const http::Request& request,
-                                         std::optional<Grant>& grant) const;
+    /// Or the grant that a request may be upgraded with; none in it: a token has to follow. What is
+    /// refused for a limit is counted in `counters`.
+    std::optional<http::Response> refuse(const http::Request& request, std::optional<Grant>& grant,
+                                         WireCounters& counters) const;
 
     std::unique_ptr<Impl> impl_;
 };

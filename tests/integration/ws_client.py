@@ -330,8 +330,13 @@ class Raw:
     KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455 1.3, with the accept value that belongs to it.
     ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
-    def __init__(self, port, lines=None, first="GET /ws HTTP/1.1", protocol=V1, early=b"", timeout=5 * PATIENCE):
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout)
+    def __init__(self, port, lines=None, first="GET /ws HTTP/1.1", protocol=V1, early=b"", timeout=5 * PATIENCE,
+                 address="127.0.0.1", receive_buffer=None):
+        self.socket = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+        if receive_buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.settimeout(timeout)
+        self.socket.connect((address, port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = b""
         self.send("\r\n".join([first, *(self.lines(protocol) if lines is None else lines), "", ""]).encode(), early)

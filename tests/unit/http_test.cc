@@ -394,7 +394,29 @@ TEST_F(HttpTest, SaysContinueToAClientThatWaitsForIt) {
 TEST_F(HttpTest, AnIdleConnectionIsClosed) {
     serve_echo({.idle_max = Millis(30)});
     EXPECT_EQ(raw(""), "");
-    EXPECT_EQ(raw("GET / HT"), "") << "half a request is no request";
+    EXPECT_THAT(raw("GET / HT"), StartsWith("HTTP/1.1 408 "));
+    EXPECT_THAT(raw("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf"),
+                StartsWith("HTTP/1.1 408 "));
+}
+
+TEST_F(HttpTest, WhatIsTurnedAwayIsCounted) {
+    ServerCounters counters;
+    serve_echo({.idle_max = Millis(30), .header_bytes_max = 1'024, .counters = &counters});
+    EXPECT_THAT(raw("GET / HT"), StartsWith("HTTP/1.1 408 "));
+    EXPECT_THAT(raw("GET / HTTP/1.1\r\nA: " + std::string(1'100, 'x') + "\r\n\r\n"),
+                StartsWith("HTTP/1.1 431 "));
+    EXPECT_EQ(counters.late, 1U);
+    EXPECT_EQ(counters.header_too_large, 1U);
+}
+
+TEST(AddressKey, LoopbackIsNobodysAndAnIpv6HostIsItsNetwork) {
+    for (const char* loopback : {"127.0.0.1", "127.8.9.10", "::1", "::ffff:127.0.0.1", "", "x"}) {
+        EXPECT_EQ(address_key(loopback), "") << loopback;
+    }
+    EXPECT_EQ(address_key("192.0.2.7"), "192.0.2.7");
+    EXPECT_EQ(address_key("::ffff:192.0.2.7"), "192.0.2.7");
+    EXPECT_EQ(address_key("2001:db8:0:1::7"), address_key("2001:db8:0:1:ffff::8"));
+    EXPECT_NE(address_key("2001:db8:0:1::7"), address_key("2001:db8:0:2::7"));
 }
 
 TEST_F(HttpTest, ARequestThatComesByteByByteIsClosedAtTheTimeLimitOfTheWhole) {

@@ -164,6 +164,85 @@ TEST_F(HubTest, APingIsAnsweredAndABadMessageIsNoReasonToClose) {
     EXPECT_FALSE(session.closing());
 }
 
+TEST_F(HubTest, TooManyMessagesAreRefusedWithTheirIdAndWhoGoesOnIsClosed) {
+    make_hub({.legacy_origin = {}, .queue = {}, .messages_per_second = 5});
+    Session& session = v1();
+    Session& other = v1();
+    const auto ping = [&](Session& from) {
+        say(from, R"({"type":"ping","id":3})");
+        const auto answers = read(from);
+        return answers.empty() ? Object{} : answers.front();
+    };
+    for (int i = 1; i < 10; ++i) {  // Its subscribe was one, too.
+        ASSERT_EQ(ping(session).at("type"), "pong") << i;
+    }
+    for (int i = 0; i < 10; ++i) {
+        const Object error = ping(session);
+        ASSERT_EQ(error.at("type"), "error") << i;
+        EXPECT_EQ(error.at("id"), 3);
+        EXPECT_EQ(error.at("data").at("code"), 4103);
+        EXPECT_EQ(error.at("data").at("temporary"), true);
+    }
+    EXPECT_FALSE(session.closing().has_value());
+    EXPECT_EQ(hub_->counters().over_rate, 10U);
+    EXPECT_EQ(ping(session).at("type"), "goodbye");
+    EXPECT_EQ(session.closing()->code, kCloseRateLimited);
+    EXPECT_EQ(hub_->counters().floods, 1U);
+    EXPECT_EQ(ping(other).at("type"), "pong");
+}
+
+TEST_F(HubTest, WhoWaitsAfterTheErrorIsServedAgain) {
+    make_hub({.legacy_origin = {}, .queue = {}, .messages_per_second = 5});
+    Session& session = v1();
+    for (int i = 0; i < 15; ++i) {
+        say(session, R"({"type":"ping"})");
+    }
+    read(session);
+    clock_.advance(Millis{2'000});
+    say(session, R"({"type":"ping"})");
+    EXPECT_THAT(types(session), ElementsAre("pong"));
+}
+
+TEST_F(HubTest, ControlFramesAndFragmentsCountWithMessages) {
+    make_hub({.legacy_origin = {}, .queue = {}, .messages_per_second = 5});
+    Session& session = v1();
+    hub_->count_frames(session, 9, clock_.now());
+    EXPECT_THAT(types(session), IsEmpty());
+    say(session, R"({"type":"ping"})");
+    EXPECT_THAT(types(session), ElementsAre("error"));
+    hub_->count_frames(session, 1'000'000'000, clock_.now());
+    ASSERT_TRUE(session.closing().has_value());
+    EXPECT_EQ(session.closing()->code, kCloseRateLimited);
+}
+
+TEST_F(HubTest, AUserWithTooManyConnectionsIsToldSoByTheFirstMessage) {
+    make_hub({.legacy_origin = {},
+              .queue = {},
+              .verify = [](std::string_view token,
+                           Wall) { return Result<Grant>(Grant{.subject = std::string(token)}); },
+              .clients_per_user_max = 2});
+    const auto enter = [&](const std::string& subject) -> Session& {
+        Session& session = hub_->open(Dialect::kV1, clock_.now(), std::nullopt);
+        say(session, R"({"type":"auth","data":{"token":")" + subject + R"("}})");
+        return session;
+    };
+    Session& first = enter("ann");
+    enter("ann");
+    EXPECT_THAT(types(enter("bob")), ElementsAre("hello", "authenticated"));
+    Session& third = enter("ann");
+    const auto answers = read(third);
+    ASSERT_EQ(answers.size(), 1U);
+    EXPECT_EQ(answers[0].at("data").at("code"), 4100);
+    EXPECT_EQ(third.closing()->code, kCloseOverCapacity);
+    EXPECT_EQ(hub_->counters().users_refused, 1U);
+    EXPECT_EQ(hub_->waiting(), 1U) << "it never was let in";
+    hub_->close(first);
+    EXPECT_THAT(types(enter("ann")), ElementsAre("hello", "authenticated"));
+    for (int i = 0; i < 5; ++i) {
+        EXPECT_THAT(types(enter("")), ElementsAre("hello", "authenticated")) << "nobody's";
+    }
+}
+
 TEST_F(HubTest, PolledStateIsRenderedForOldClientsAtTheReportJobsBeforeTheirSummary) {
     join();
     Session& session = legacy();

@@ -386,6 +386,13 @@ TEST_F(WireAccessTest, ABadTokenIsRefusedBeforeTheUpgradeAndNoTokenIsNot) {
     });
 }
 
+TEST_F(WireTest, OnLoopbackAnAddressMayHaveAnyNumber) {
+    serve({.clients_per_address_max = 1});
+    Client first(server_->port(), true);
+    Client second(server_->port(), true);
+    EXPECT_EQ(on_loop([&] { return wire_->clients(); }), 2U);
+}
+
 TEST_F(WireAccessTest, ThoseThatHaveSentNoTokenYetAreBounded) {
     serve({.access = access_.get(), .waiting_max = 2});
     Client first(server_->port(), true);
