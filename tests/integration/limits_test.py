@@ -1,6 +1,7 @@
 """Each row of the table of limits in edge/PROTOCOL.md: who exceeds it sees its code, the metric counts it, and who keeps to it
 is untouched."""
 
+import contextlib
 import json
 import pathlib
 import re
@@ -299,18 +300,23 @@ def test_more_subscriptions_are_refused_by_name(edge):
 
 # --- What waits for a client --------------------------------------------------------------------------------------------
 
+def flood(client, bytes_of_one):
+    """As many as the edge takes at once, and more; True."""
+    client.socket.settimeout(0.05)
+    with contextlib.suppress(OSError):
+        while True:
+            client.send(bytes_of_one * 1_000)
+    return True
+
+
 def test_who_does_not_take_its_pongs_is_not_read_from_and_then_closed(edge):
     """A pong is owed for each ping: they may wait up to a bound, and for a time."""
     edge = edge(client_messages_per_second=0, client_answer_bytes_max=4_096, write_timeout="300ms")
     with Raw(edge.port, receive_buffer=4_096) as hostile, Raw(edge.port) as good:
         hostile.message("hello")
         good.message("hello")
-        hostile.socket.settimeout(0.2)
-        with pytest.raises((TimeoutError, ConnectionError)):  # Once the edge reads no more.
-            while True:
-                hostile.send(*[frame(TEXT, PING_TEXT)] * 1_000)
-        counts(edge, "client_answer_bytes_max")
-        counts(edge, "write_timeout")
+        until(lambda: flood(hostile, frame(TEXT, PING_TEXT)) and met(edge, "write_timeout"), what="it is closed")
+        assert met(edge, "client_answer_bytes_max") >= 1
         until(lambda: edge.metrics()["sigmacast_edge_clients"] == 1, what="it is gone")
         good.send(frame(TEXT, PING_TEXT))
         good.message("pong")
@@ -320,13 +326,9 @@ def test_control_pings_that_nobody_reads_the_pongs_of_stop_the_reading(edge):
     edge = edge(client_messages_per_second=0, write_timeout="300ms")
     with Raw(edge.port, receive_buffer=4_096) as hostile:
         hostile.message("hello")
-        hostile.socket.settimeout(0.2)
         before = edge.stat()[1]
-        with pytest.raises((TimeoutError, ConnectionError)):
-            while True:
-                hostile.send(*[frame(PING, b"x" * 125)] * 1_000)
+        until(lambda: flood(hostile, frame(PING, b"x" * 125)) and met(edge, "write_timeout"), what="it is closed")
         assert edge.stat()[1] - before < (8 << 20) * PATIENCE, "one pong waits"
-        counts(edge, "write_timeout")
     assert served(edge)
 
 
