@@ -300,13 +300,19 @@ def test_more_subscriptions_are_refused_by_name(edge):
 
 # --- What waits for a client --------------------------------------------------------------------------------------------
 
-def flood(client, bytes_of_one):
-    """As many as the edge takes at once, and more; True."""
-    client.socket.settimeout(0.05)
-    with contextlib.suppress(OSError):
-        while True:
-            client.send(bytes_of_one * 1_000)
-    return True
+class Flood:
+    """Sends whole frames, as many as the edge takes, each time that it is called; True."""
+
+    def __init__(self, client, one):
+        self.client, self.frames, self.rest = client, one * 1_000, b""
+        client.socket.settimeout(0.05)
+
+    def __call__(self):
+        with contextlib.suppress(OSError):
+            while True:
+                self.rest = self.rest or self.frames
+                self.rest = self.rest[self.client.socket.send(self.rest):]
+        return True
 
 
 def test_who_does_not_take_its_pongs_is_not_read_from_and_then_closed(edge):
@@ -315,7 +321,8 @@ def test_who_does_not_take_its_pongs_is_not_read_from_and_then_closed(edge):
     with Raw(edge.port, receive_buffer=4_096) as hostile, Raw(edge.port) as good:
         hostile.message("hello")
         good.message("hello")
-        until(lambda: flood(hostile, frame(TEXT, PING_TEXT)) and met(edge, "write_timeout"), what="it is closed")
+        flood = Flood(hostile, frame(TEXT, PING_TEXT))
+        until(lambda: flood() and met(edge, "write_timeout"), what="it is closed")
         assert met(edge, "client_answer_bytes_max") >= 1
         until(lambda: edge.metrics()["sigmacast_edge_clients"] == 1, what="it is gone")
         good.send(frame(TEXT, PING_TEXT))
@@ -327,7 +334,8 @@ def test_control_pings_that_nobody_reads_the_pongs_of_stop_the_reading(edge):
     with Raw(edge.port, receive_buffer=4_096) as hostile:
         hostile.message("hello")
         before = edge.stat()[1]
-        until(lambda: flood(hostile, frame(PING, b"x" * 125)) and met(edge, "write_timeout"), what="it is closed")
+        flood = Flood(hostile, frame(PING, b"x" * 125))
+        until(lambda: flood() and met(edge, "write_timeout"), what="it is closed")
         assert edge.stat()[1] - before < (8 << 20) * PATIENCE, "one pong waits"
     assert served(edge)
 
