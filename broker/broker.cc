@@ -486,6 +486,7 @@ void Broker::submit(std::size_t known, Now now) {
     flight.origins = std::move(pending_.origins);
     flight.positions = ingest_.take_positions();
     flight.epoch = next_epoch_;
+    flight.since = now.mono;
     pending_ = {};
 
     auto batch = std::make_shared<storage::Batch>();
@@ -531,6 +532,7 @@ void Broker::on_committed(const Result<storage::Committed>& result, Now now) {
     if (!in_flight_) {
         return;
     }
+    head_held_ = false;
     if (!result) {
         on_refused(result.error(), now);
         finish(now);
@@ -707,10 +709,20 @@ void Broker::on_timer(Now now) {
     }
     take(ingest_.on_timer(admit(), now), now);
     flush(now);
-    if (now.mono >= next_head_) {
-        publish_head(now);
-        next_head_ = std::max(next_head_ + kHeadInterval, now.mono);
+    if (now.mono < next_head_ || head_held_) {
+        return;
     }
+    if (in_flight_ && elapsed(in_flight_->since, now.mono) >= kCommitPatience) {
+        head_held_ = true;
+        if (elapsed(head_held_logged_, now.mono) >= kHeadHeldLogInterval) {
+            head_held_logged_ = now.mono;
+            log_warn("a commit is slow; without heads edges call everything stale after 3 s",
+                     {{"ms", elapsed(in_flight_->since, now.mono).count()}});
+        }
+        return;
+    }
+    publish_head(now);
+    next_head_ = std::max(next_head_ + kHeadInterval, now.mono);
 }
 
 /// Ends each input. What is due is done here, too: under load one input follows the other, and a
@@ -724,7 +736,7 @@ void Broker::finish(Now now) {
 }
 
 Mono Broker::deadline() const {
-    Mono first = next_head_;
+    Mono first = head_held_ ? Mono::max() : next_head_;
     for (const auto& when : {freshness_.deadline(), ingest_.deadline()}) {
         first = when ? std::min(first, *when) : first;
     }

@@ -38,6 +38,10 @@
 namespace sigmacast::broker {
 
 inline constexpr Millis kHeadInterval{1000};
+/// A commit that has been out for so long holds the head back: nobody hears of anything that came
+/// since, so nothing may pass for live. Edges give the broker up 3 s after the last head.
+inline constexpr Millis kCommitPatience{500};
+inline constexpr Millis kHeadHeldLogInterval{60'000};
 inline constexpr Millis kRetryInterval{1000};  // Between commits while the database refuses.
 /// What may wait for the next commit; beyond it messages are left out, and repaired later.
 inline constexpr std::size_t kPendingBytesMax = 64u << 20;
@@ -150,6 +154,7 @@ class Broker {
         std::set<std::string> origins;
         std::vector<storage::Position> positions;
         std::string epoch;  // The log's new one; mostly empty.
+        Mono since;
     };
 
     void restore_state_polls();
@@ -221,6 +226,8 @@ class Broker {
     Pending pending_;
     std::optional<InFlight> in_flight_;
     Mono next_head_{};
+    bool head_held_ = false;  // By a commit that does not return.
+    Mono head_held_logged_{};
 
     bool degraded_ = false;
     Mono retry_at_{};

@@ -577,6 +577,31 @@ TEST_F(BrokerTest, HeadsAndSilenceAreOnTimeWhereInputLeavesTheTimerNoTurn) {
     EXPECT_THAT(world.seen("jobs"), Contains("transition jobs stale:PRODUCER_SILENT seq3 pos304"));
 }
 
+TEST_F(BrokerTest, ACommitThatDoesNotReturnHoldsTheHeadBackUntilItDoes) {
+    Producer& nas = world.producer("nas");
+    nas.value("a", "1");
+    nas.good_report({"a"});
+    world.advance(Seconds{2});
+    world.hold_commits = true;
+    nas.value("a", "2");
+    world.settle();
+    const Mono hangs = world.now.mono;
+    Mono last = hangs;
+    for (int step = 0; step < 100; ++step) {
+        world.head = {};
+        world.advance(Millis{50});
+        if (world.head.kind == Kind::kHead) {
+            last = world.now.mono;
+        }
+    }
+    EXPECT_LE(elapsed(hangs, last), kCommitPatience) << "nothing may pass for live any more";
+    EXPECT_GT(world.broker->deadline(), world.now.mono) << "and no timer runs in circles for it";
+    world.hold_commits = false;
+    world.finish_commit();
+    EXPECT_EQ(world.head.kind, Kind::kHead);
+    EXPECT_EQ(world.head.head().pos, world.broker->pos());
+}
+
 TEST_F(BrokerTest, ARestartKeepsStateAndAsOfAndCallsEverythingStaleUntilAGoodReport) {
     Producer& nas = world.producer("nas");
     nas.value("a", "1");
