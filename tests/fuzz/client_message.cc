@@ -19,8 +19,8 @@ constexpr std::uint8_t kV1Session = 1;
 constexpr std::uint8_t kNeedsToken = 2;
 constexpr std::uint8_t kReadsNothing = 4;
 
-/// Answers to one message: an error of each of kSubscriptionsMax topics, every byte escaped.
-constexpr std::size_t kAnswerBytesMax = kSubscriptionsMax * (kTopicNameMax * 6 + 256);
+/// Answers to one message: an error of each of kNamesMax topics, every byte escaped.
+constexpr std::size_t kAnswerBytesMax = kNamesMax * (kTopicNameMax * 6 + 256);
 
 void check_understood(const ClientMessage& message) {
     const bool bad = message.type == ClientMessage::Type::kBad;
@@ -29,7 +29,7 @@ void check_understood(const ClientMessage& message) {
     if (bad) {
         return;
     }
-    require(message.types.size() <= kSubscriptionsMax, "the number of types is bounded");
+    require(message.types.size() <= kNamesMax, "the number of types is bounded");
     for (const std::string& type : message.types) {
         require(!type.empty() && type.size() <= kTopicNameMax, "each type has a length", type);
     }
@@ -129,7 +129,8 @@ void run(fuzz::Input input) {
         check_understood(message);
         const bool admitted = session.grant.has_value();
         world.say(text);
-        require(session.subscriptions().size() <= kSubscriptionsMax, "subscriptions are bounded");
+        require(session.subscriptions().size() <= HubOptions{}.subscriptions_max,
+                "subscriptions are bounded");
         if (admitted) {
             require(!session.closing(), "no message closes a session", text);
         }
