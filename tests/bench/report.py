@@ -29,7 +29,8 @@ def write(folder, title, rows):
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 def table(head, lines):
-    return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *["| " + " | ".join(line) + " |" for line in lines], ""]
+    return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head),
+            *["| " + " | ".join(line) + " |" for line in lines], ""]
 
 
 def mib(size):
@@ -44,14 +45,16 @@ def markdown(title, rows):
     out += ["Values are new answers of the engine, events come by `sigmacast publish`; offered to each client that was there "
             "all the time. Latency is from the engine's answer (or the line to publish) to the client.", ""]
     out += table(["row", "clients", "time", "connected", "offered values + events /s", "offered", "came", "messages/s",
-                  "p50, p99, max ms", "longest silence s", "pings, each at least"], [client_line(row) for row in rows if "result" in row])
+                  "p50, p99, max ms", "longest silence s", "pings, each at least"],
+                 [client_line(row) for row in rows if "result" in row])
     out += ["Memory is resident, in MiB; growth is that of the line fitted to the second half of the load.", ""]
-    out += table(["row", "program", "before", "under load", "after", "again", "growth", "MiB/h", "descriptors before, most, after",
-                  "threads", "of a core"], [program_line(row, name) for row in rows for name in names_of(row)])
+    out += table(["row", "program", "before", "under load", "after", "again", "growth", "MiB/h",
+                  "descriptors before, most, after", "threads", "of a core"], [program_line(row, name) for row in rows for name in names_of(row)])
     out += ["![samples](report.svg)", ""]
     for row in rows:
         if problems := row.get("result", {}).get("problems"):
-            out += [f"First problems of the clients in row {row['name']}:", "", *[f"- {problem}" for problem in problems], ""]
+            out += [f"First problems of the clients in row {row['name']}:", "",
+                    *[f"- {problem}" for problem in problems], ""]
         if row["logged"]:
             out += [f"Log lines at warn or worse in row {row['name']}: {len(row['logged'])}", "", "```",
                     *row["logged"][:20], "```", ""]
@@ -163,7 +166,8 @@ def svg(rows):
         at = x(row["samples"][0]["t"])
         out += [f'<line class="row" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP - 18}" y2="{height - GAP}"/>',
                 f'<text x="{at + 3:.1f}" y="{TOP - 22}">{html.escape(row["name"])}</text>']
-    unit, size = next((unit, size) for unit, size in (("h", 3600), ("min", 60), ("s", 1)) if end - begin >= 2 * size or size == 1)
+    unit, size = next((unit, size) for unit, size in (("h", 3600), ("min", 60), ("s", 1))
+                      if end - begin >= 2 * size or size == 1)
     for number, panel in enumerate(panels):
         out += draw(panel, TOP + number * (PANEL + GAP), x)
     step = next(step for step in STEPS if (end - begin) / size / step <= 10)
