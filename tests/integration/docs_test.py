@@ -14,7 +14,7 @@ SHELL = re.compile(r"```(?:sh|shell|bash)\n(.*?)```", re.S)
 INLINE = re.compile(r"`([^`\n]+)`")
 METRIC = re.compile(r"\bsigmacast_[a-z_]+\b")
 # These are there only with [curve], tls_* or a limit that was met.
-CONDITIONAL = re.compile(r"sigmacast_edge_(tls|certificate|limit)_|sigmacast_broker_(denied|handshakes|forbidden)|_refused_total$")
+CONDITIONAL = re.compile(r"sigmacast_edge_(tls|certificate|limited)_|sigmacast_broker_(denied|handshakes|forbidden)")
 
 
 def text_of(document):
