@@ -1,5 +1,7 @@
 #include "common/program.h"
 
+#include <sys/resource.h>
+
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
@@ -67,6 +69,16 @@ int guarded(const Settings& settings, const std::function<int(const Settings&)>&
     }
 }
 
+/// Each connection is a descriptor, and shells hand down a soft limit of 1,024: as many as there
+/// may be. (Nothing here uses select(2), for which that limit is kept.)
+void raise_descriptor_limit() {
+    rlimit limit{};
+    if (::getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        ::setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
 }  // namespace
 
 int run_program(int argc, const char* const* argv, const ProgramInfo& info,
@@ -113,6 +125,7 @@ int run_program(int argc, const char* const* argv, const ProgramInfo& info,
     // A limit on the size of files (RLIMIT_FSIZE) is then a disk that refuses, which each writer
     // handles, and not the end of the process.
     std::signal(SIGXFSZ, SIG_IGN);
+    raise_descriptor_limit();
     log_start(info.name, loaded->log_level);
     for (const std::string& note : notes) {
         log_warn("about the settings", {{"note", note}});

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <cstdlib>
 #include <fstream>
@@ -152,6 +153,17 @@ TEST_F(ProgramTest, WhatTheProgramItselfRefusesIsRefusedLikeASetting) {
         EXPECT_EQ(bodies_, 0);
         EXPECT_THAT(err_, HasSubstr("refused\nedge.port: not seven"));
     }
+}
+
+TEST_F(ProgramTest, ItMayOpenAsManyFilesAsTheHardLimitAllows) {
+    rlimit limit{};
+    ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    limit.rlim_cur = 64;
+    ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    rlimit within{};
+    body_ = [&] { return getrlimit(RLIMIT_NOFILE, &within); };
+    EXPECT_EQ(run({}), 0);
+    EXPECT_EQ(within.rlim_cur, limit.rlim_max);
 }
 
 }  // namespace
