@@ -645,7 +645,8 @@ TEST_F(HttpTest, AnUpgradeIsOfferedToTheHookWithWhatWasReadBeyondIt) {
               const auto data = upgrade.buffered.data();
               buffered.assign(static_cast<const char*>(data.data()), data.size());
               EXPECT_EQ(upgrade.message["Upgrade"], "WebSocket");
-              taken = std::make_unique<Transport::Socket>(std::move(upgrade.transport.next_layer()));
+              taken =
+                  std::make_unique<Transport::Socket>(std::move(upgrade.transport.next_layer()));
               taken->send(boost::asio::buffer("taken", 5));
               taken->close();
               return true;
