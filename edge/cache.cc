@@ -20,11 +20,27 @@ void take_quality(Age& age, const Age& from) {
     age.retry_at = from.retry_at;
 }
 
-void take_newer(Age& age, const std::optional<AsOf>& as_of) {
-    if (as_of && (!age.as_of || age.as_of->mono < as_of->mono)) {
+void take_quality(Value& value, const Age& from) {
+    if (!value.outdated) {
+        take_quality(value.age, from);
+    }
+}
+
+void take_newer(Value& value, const std::optional<AsOf>& as_of) {
+    Age& age = value.age;
+    if (!value.outdated && as_of && (!age.as_of || age.as_of->mono < as_of->mono)) {
         age.as_of = as_of;
         age.uncertain = false;
     }
+}
+
+/// What a newer one that cannot be kept leaves: the last good value, and no report makes it young.
+void outdate(Value& value, const char* reason) {
+    value.outdated = true;
+    value.age.quality = Quality::kStale;
+    value.age.reason = reason;
+    value.age.source = "edge";
+    value.age.retry_at.reset();
 }
 
 /// The keys that a report names; all where it names none. The report outlives it.
@@ -110,14 +126,14 @@ Result<std::shared_ptr<Value>> Cache::make_value(const Message& message) {
 
 Result<std::shared_ptr<const Value>> Cache::put(const Message& message) {
     const bool state = message.kind == Kind::kValue;
-    const Value* before = state ? find(message.origin, message.topic, message.key) : nullptr;
+    Value* before = state ? entry(message.origin, message.topic, message.key) : nullptr;
     if (before && is_older(message, *before)) {
         return std::shared_ptr<const Value>();
     }
     auto made = make_value(message);
     if (!made) {
-        if (before) {  // Ticks would keep it young.
-            erase(*before->stream, message.key);
+        if (before) {
+            outdate(*before, "NOT_ENCODABLE");
         }
         return made.error();
     }
@@ -160,11 +176,11 @@ void Cache::keep(std::shared_ptr<Value> value) {
         (place || entries_ < kEntriesMax) && bytes_ - before + value->json->size() <= bytes_max_;
     if (!room) {
         ++not_kept_;
-        if (place) {  // It is not the newest any more.
-            bytes_ -= before;
-            --entries_;
+        if (place) {
+            outdate(*place, "EDGE_FULL");
+        } else {
+            entries.erase(value->key);
         }
-        entries.erase(value->key);
         return;
     }
     entries_ += place ? 0u : 1u;
@@ -202,12 +218,16 @@ const Cache::Entries* Cache::find(std::string_view origin, std::string_view topi
 
 const Value* Cache::find(std::string_view origin, std::string_view topic,
                          std::string_view key) const {
+    return entry(origin, topic, key);
+}
+
+Value* Cache::entry(std::string_view origin, std::string_view topic, std::string_view key) const {
     const Entries* entries = find(origin, topic);
     if (!entries) {
         return nullptr;
     }
-    const auto entry = entries->find(std::string(key));
-    return entry == entries->end() ? nullptr : entry->second.get();
+    const auto found = entries->find(std::string(key));
+    return found == entries->end() ? nullptr : found->second.get();
 }
 
 const Cache::Poll* Cache::find_poll(std::string_view origin, std::string_view poll) const {
@@ -226,7 +246,7 @@ const Cache::Poll* Cache::transition(const Message& message) {
     for (auto it = entries ? entries->begin() : Entries::const_iterator{};
          entries && it != entries->end(); ++it) {
         if (it->second->poll == message.poll && named(message.keys, it->first)) {
-            take_quality(it->second->age, message.age);
+            take_quality(*it->second, message.age);
         }
     }
     return poll;
@@ -288,7 +308,7 @@ void Cache::apply_report(const Report& report, const std::string& origin) {
     const Named named(report);
     for (const auto& [key, value] : *entries) {
         if (value->poll == report.poll && named(key)) {
-            take_newer(value->age, report.as_of);
+            take_newer(*value, report.as_of);
         }
     }
 }
@@ -307,13 +327,13 @@ std::vector<std::string> Cache::apply_quality(const Poll& poll) {
             continue;
         }
         if (!poll.is_state() || vouched(key)) {
-            take_quality(value->age, poll.state.age);
+            take_quality(*value, poll.state.age);
             continue;
         }
         if (value->age.quality == Quality::kLive) {
             left.push_back(key);
         }
-        take_quality(value->age, left_age());
+        take_quality(*value, left_age());
     }
     return left;
 }

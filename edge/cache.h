@@ -51,7 +51,7 @@ class Cache {
 
     /// Takes a value or an event. A state value is kept; a final one ends its key; nullptr for one
     /// that is older than what is kept. Errors: kInvalid, kTooLarge where the data cannot become
-    /// JSON; the value before it goes, since reports would call it new.
+    /// JSON; the value before it stays, and is stale from then on.
     Result<std::shared_ptr<const Value>> put(const Message& message);
 
     /// A transition of the broker's. Returns its poll, or nullptr where nothing is known of it.
@@ -108,6 +108,8 @@ class Cache {
  private:
     using Origins = std::map<std::string, Entries, std::less<>>;
 
+    [[nodiscard]] Value* entry(std::string_view origin, std::string_view topic,
+                               std::string_view key) const;
     Result<std::shared_ptr<Value>> make_value(const Message& message);
     void keep(std::shared_ptr<Value> value);
     void erase(const Stream& stream, const std::string& key);

@@ -73,7 +73,8 @@ class FragmentScan {
             } else {
                 length_ = length_ << 8 | byte;
             }
-            if (++at_ >= 2 && at_ == 2 + wide_) {
+            ++at_;
+            if (at_ >= 2 && at_ == 2 + wide_) {
                 skip_ = length_ + (masked_ ? 4 : 0);
                 at_ = 0;
             }

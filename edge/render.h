@@ -41,6 +41,7 @@ struct Value {
     Age age;  // Without regard to the uplink: see Cache::effective().
     bool final = false;
     bool durable = true;
+    bool outdated = false;  // A newer one could not be kept: it stays stale, whatever reports say.
     Wall at;
     Bytes json;              // An object, without its outer `timestamp`.
     bool reserved = false;   // The object has a member named stale, error_code or last_update.

@@ -309,7 +309,7 @@ AgeView age_of(const json::object& envelope) {
 }
 
 std::string_view reason_words(std::string_view reason) {
-    constexpr std::array<std::pair<std::string_view, std::string_view>, 9> kWords{{
+    constexpr std::array<std::pair<std::string_view, std::string_view>, 11> kWords{{
         {"RPC_DISCONNECT", "the engine cannot be reached"},
         {"CIRCUIT_BREAKER_OPEN", "the engine failed repeatedly, polling rests"},
         {"METHOD_NOT_FOUND", "not offered by this engine"},
@@ -319,6 +319,8 @@ std::string_view reason_words(std::string_view reason) {
         {"BROKER_UNREACHABLE", "the edge cannot reach the broker"},
         {"STATE_FULL", "the broker has no room for the new value"},
         {"CONNECTION_DROP", "the connection broke off"},
+        {"NOT_ENCODABLE", "the newest value cannot be shown"},
+        {"EDGE_FULL", "the edge has no room for the newest value"},
     }};
     for (const auto& [code, words] : kWords) {
         if (code == reason) {

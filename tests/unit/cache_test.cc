@@ -80,16 +80,24 @@ TEST_F(CacheTest, AFinalValueEndsItsKey) {
     EXPECT_EQ(cache_.bytes(), 0u);
 }
 
-TEST_F(CacheTest, WhatCannotBecomeJsonIsRefusedAndNoOlderValueIsShownForIt) {
+TEST_F(CacheTest, WhereANewerValueCannotBecomeJsonTheOldOneStaysStaleWhateverReportsSay) {
     ASSERT_TRUE(cache_.put(value({}, clock_.now())));
+    const Mono answered = clock_.now().mono;
     Message bad = value({.seq = 2}, clock_.now());
     bad.data = std::make_shared<const std::string>("\xdd\xff\xff\xff\xff");
     EXPECT_FALSE(cache_.put(bad));
-    EXPECT_EQ(cache_.find("nas", "system.status", ""), nullptr);
-    EXPECT_EQ(cache_.bytes(), 0u);
+    clock_.advance(Seconds{60});
+    cache_.poll(poll_state({}, 2, live(clock_.now())));
+    const Value* kept = cache_.find("nas", "system.status", "");
+    ASSERT_NE(kept, nullptr);
+    EXPECT_EQ(kept->age.quality, Quality::kStale);
+    EXPECT_EQ(kept->age.reason, "NOT_ENCODABLE");
+    EXPECT_EQ(kept->age.as_of->mono, answered);
+    ASSERT_TRUE(cache_.put(value({.seq = 3}, clock_.now())));
+    EXPECT_EQ(quality("system.status"), Quality::kLive);
 }
 
-TEST_F(CacheTest, WhereANewerValueHasNoRoomTheOlderOneIsNotShownForIt) {
+TEST_F(CacheTest, WhereANewerValueHasNoRoomTheOlderOneStaysStaleWhateverReportsSay) {
     Cache cache(100);
     ASSERT_TRUE(cache.put(value({.key = "other", .json = R"({"n":1})"}, clock_.now())));
     ASSERT_TRUE(cache.put(value({.key = "grows", .json = R"({"n":1})"}, clock_.now())));
@@ -97,9 +105,9 @@ TEST_F(CacheTest, WhereANewerValueHasNoRoomTheOlderOneIsNotShownForIt) {
     ASSERT_TRUE(cache.put(value({.key = "grows", .json = large, .seq = 2}, clock_.now())))
         << "it still passes through to clients";
     EXPECT_EQ(cache.not_kept(), 1u);
-    EXPECT_EQ(cache.find("nas", "system.status", "grows"), nullptr);
-    EXPECT_EQ(cache.entries(), 1u);
-    EXPECT_EQ(cache.bytes(), 7u);
+    cache.poll(poll_state({}, 2, live(clock_.now())));
+    EXPECT_EQ(cache.find("nas", "system.status", "grows")->age.reason, "EDGE_FULL");
+    EXPECT_EQ(cache.find("nas", "system.status", "other")->age.quality, Quality::kLive);
 }
 
 TEST_F(CacheTest, ASnapshotRemovesWhatItDoesNotHoldAndKeepsWhatIsNewer) {
