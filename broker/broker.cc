@@ -170,7 +170,7 @@ void Broker::on_request(const std::string& peer, protocol::Any request, Now now)
     } else if (const auto* ask = std::get_if<protocol::Ask>(&request)) {
         on_ask(peer, *ask, now);
     } else if (const auto* snapshot = std::get_if<protocol::SnapshotRequest>(&request)) {
-        on_snapshot_request(peer, *snapshot);
+        on_snapshot_request(peer, *snapshot, now);
     } else {
         ++counts_.unreadable;  // A message that only a broker sends.
     }
@@ -535,6 +535,7 @@ void Broker::on_committed(const Result<storage::Committed>& result, Now now) {
     head_held_ = false;
     if (!result) {
         on_refused(result.error(), now);
+        answer_waiting();
         finish(now);
         return;
     }
@@ -569,12 +570,16 @@ void Broker::on_committed(const Result<storage::Committed>& result, Now now) {
     for (Outgoing& outgoing : ingest_.acknowledge(flight.positions)) {
         outputs_.reply(outgoing.peer, std::move(outgoing.message));
     }
+    answer_waiting();
+    finish(now);
+}
+
+void Broker::answer_waiting() {
     if (next_epoch_.empty()) {
         for (const auto& [peer, request] : std::exchange(waiting_, {})) {
             answer_snapshot(peer, request);
         }
     }
-    finish(now);
 }
 
 void Broker::adopt_epoch(std::string epoch, Now now) {
@@ -712,9 +717,9 @@ void Broker::on_timer(Now now) {
     if (now.mono < next_head_ || head_held_) {
         return;
     }
-    if (in_flight_ && elapsed(in_flight_->since, now.mono) >= kCommitPatience) {
+    if (commit_hangs(now)) {
         head_held_ = true;
-        if (elapsed(head_held_logged_, now.mono) >= kHeadHeldLogInterval) {
+        if (!head_held_logged_ || elapsed(*head_held_logged_, now.mono) >= kHeadHeldLogInterval) {
             head_held_logged_ = now.mono;
             log_warn("a commit is slow; without heads edges call everything stale after 3 s",
                      {{"ms", elapsed(in_flight_->since, now.mono).count()}});
@@ -733,6 +738,10 @@ void Broker::finish(Now now) {
     } else {
         flush(now);
     }
+}
+
+bool Broker::commit_hangs(Now now) const {
+    return in_flight_ && elapsed(in_flight_->since, now.mono) >= kCommitPatience;
 }
 
 Mono Broker::deadline() const {
@@ -801,15 +810,16 @@ void Broker::on_ask(const std::string& peer, const protocol::Ask& ask, Now now) 
     outputs_.reply(peer, std::move(answer));
 }
 
-void Broker::on_snapshot_request(const std::string& peer,
-                                 const protocol::SnapshotRequest& request) {
+/// To an edge an answer is as good as a head.
+void Broker::on_snapshot_request(const std::string& peer, const protocol::SnapshotRequest& request,
+                                 Now now) {
     const bool rewound =
         request.epoch == epoch_ && request.pos > committed_pos_ && request.pos <= sequence::kSeqMax;
-    if (!rewound) {
+    if (!rewound && !commit_hangs(now)) {
         answer_snapshot(peer, request);
         return;
     }
-    if (next_epoch_.empty()) {
+    if (rewound && next_epoch_.empty()) {
         log_warn(
             "the log lacks what an edge was sent: it is older than it was, or its disk lost "
             "rows; it gets a new epoch, and clients start from a snapshot",

@@ -38,8 +38,8 @@
 namespace sigmacast::broker {
 
 inline constexpr Millis kHeadInterval{1000};
-/// A commit that has been out for so long holds the head back: nobody hears of anything that came
-/// since, so nothing may pass for live. Edges give the broker up 3 s after the last head.
+/// A commit that has been out for so long holds heads and snapshots back: nobody hears of anything
+/// that came since, so nothing may pass for live. Edges give the broker up 3 s after the last head.
 inline constexpr Millis kCommitPatience{500};
 inline constexpr Millis kHeadHeldLogInterval{60'000};
 inline constexpr Millis kRetryInterval{1000};  // Between commits while the database refuses.
@@ -59,7 +59,7 @@ inline constexpr std::size_t kRefusedKeysMax = 4096;
 /// Keys that a transition names; of a poll with more it names none, which means all.
 inline constexpr std::size_t kTransitionKeysMax = 4096;
 
-/// Edges that wait for a new epoch of the log; others ask again.
+/// Edges that wait for a commit: of a new epoch of the log, or one that hangs; others ask again.
 inline constexpr std::size_t kWaitingMax = 256;
 
 class BrokerOutputs {
@@ -182,7 +182,9 @@ class Broker {
 
     void on_hello(const std::string& peer, const protocol::Hello& hello, Now now);
     void on_ask(const std::string& peer, const protocol::Ask& ask, Now now);
-    void on_snapshot_request(const std::string& peer, const protocol::SnapshotRequest& request);
+    void on_snapshot_request(const std::string& peer, const protocol::SnapshotRequest& request,
+                             Now now);
+    void answer_waiting();
     void answer_snapshot(const std::string& peer, const protocol::SnapshotRequest& request);
     void adopt_epoch(std::string epoch, Now now);
 
@@ -193,6 +195,7 @@ class Broker {
     void make_visible(Message& message);
     void publish(const Message& message);
     void publish_head(Now now);
+    [[nodiscard]] bool commit_hangs(Now now) const;
     void on_refused(const Error& error, Now now);
     void flow(std::vector<Message> messages, std::size_t from);
     void flow_pending();
@@ -205,7 +208,7 @@ class Broker {
     std::string epoch_;
     std::string next_epoch_;    // To be committed; mostly empty.
     std::string renewed_from_;  // The epoch before a renewal in this run.
-    std::map<std::string, protocol::SnapshotRequest> waiting_;  // By peer, for the next epoch.
+    std::map<std::string, protocol::SnapshotRequest> waiting_;  // By peer, for a commit.
     std::uint64_t pos_ = 0;                                     // Stamped.
     std::uint64_t committed_pos_ = 0;                           // Visible.
     std::map<Name, Stream> streams_;
@@ -227,7 +230,7 @@ class Broker {
     std::optional<InFlight> in_flight_;
     Mono next_head_{};
     bool head_held_ = false;  // By a commit that does not return.
-    Mono head_held_logged_{};
+    std::optional<Mono> head_held_logged_;
 
     bool degraded_ = false;
     Mono retry_at_{};

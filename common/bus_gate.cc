@@ -4,7 +4,9 @@
 #include <sys/socket.h>
 #include <zmq.h>
 
+#include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <cstring>
 #include <utility>
 

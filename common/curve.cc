@@ -105,6 +105,9 @@ Result<KeyFile> parse(std::string_view text, const std::string& path) {
 Result<std::string> read_private_file(const std::string& path) {
     const Descriptor file(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
     struct stat status{};
+    if (file.get() < 0 && is_key(path)) {  // Perhaps a secret one: it goes into no log.
+        return invalid("holds a key: put that into a file, and name the file here");
+    }
     if (file.get() < 0 || ::fstat(file.get(), &status) != 0) {
         return failed("cannot read " + path);
     }

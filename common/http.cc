@@ -147,6 +147,9 @@ std::string address_key(std::string_view peer) {
         return address.to_string();
     }
     auto bytes = address.to_v6().to_bytes();
+    if (address.to_v6().is_link_local() || (bytes[0] & 0xfeu) == 0xfc) {
+        return address.to_string();  // Of a network at home: all its hosts share the prefix.
+    }
     std::fill(bytes.begin() + 8, bytes.end(), std::uint8_t{0});
     return asio::ip::address_v6(bytes).to_string() + "/64";
 }
@@ -246,7 +249,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
             return respond(turn_, {.status = 503, .body = R"({"error":"no answer in time"})"},
                            true);
         }
-        if (state_ == State::kBody || (state_ == State::kIdle && parser_ && parser_->got_some())) {
+        if (!continuing_ && (state_ == State::kBody ||
+                             (state_ == State::kIdle && parser_ && parser_->got_some()))) {
             ++shared_->counters.late;
             late_ = true;  // The read goes on; what it brings is not looked at.
             return refuse(408, "the request did not come in time");
@@ -327,9 +331,11 @@ class Connection : public std::enable_shared_from_this<Connection> {
     void write_continue() {
         static constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
         state_ = State::kBody;
+        continuing_ = true;
         timer_.set(in(shared_->options.idle_max));
         asio::async_write(transport_, asio::buffer(kContinue),
                           [self = shared_from_this()](const ErrorCode& error, std::size_t) {
+                              self->continuing_ = false;
                               if (error) {
                                   return self->close_unless_closed();
                               }
@@ -593,7 +599,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
     unsigned version_ = 11;
     bool keep_alive_ = true;
     bool head_ = false;
-    bool late_ = false;  // A read is on its way that nobody waits for.
+    bool continuing_ = false;  // "100 Continue" is being written: nothing else may be.
+    bool late_ = false;        // A read is on its way that nobody waits for.
 };
 
 Result<tcp::endpoint> listen_endpoint(Loop& loop, const ServerOptions& options) {

@@ -58,8 +58,9 @@ struct ServerCounters {
     std::uint64_t address_turned_away = 0;  // or of one address.
 };
 
-/// What counts as one address: of IPv6 a /64, which one host has to itself. Empty for loopback,
-/// where a proxy's clients all come from, and for what is no address.
+/// What counts as one address: of IPv6 a /64, which one host has to itself, but on a local network
+/// (link-local, unique local) the whole of it. Empty for loopback, where a proxy's clients all come
+/// from, and for what is no address.
 std::string address_key(std::string_view peer);
 
 struct ServerOptions {

@@ -119,6 +119,9 @@ Context new_context(const SSL_METHOD* method) {
     SSL_CTX_set_mode(context.get(), SSL_MODE_ENABLE_PARTIAL_WRITE |
                                         SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
                                         SSL_MODE_RELEASE_BUFFERS);
+    // Messages that carry no data (key updates) end a read too: a peer that sends nothing else
+    // would hold the loop for as long as it sends.
+    SSL_CTX_clear_mode(context.get(), SSL_MODE_AUTO_RETRY);
     SSL_CTX_set_read_ahead(context.get(), 1);  // One recv a record, or several, instead of two.
     return context;
 }

@@ -596,10 +596,33 @@ TEST_F(BrokerTest, ACommitThatDoesNotReturnHoldsTheHeadBackUntilItDoes) {
     }
     EXPECT_LE(elapsed(hangs, last), kCommitPatience) << "nothing may pass for live any more";
     EXPECT_GT(world.broker->deadline(), world.now.mono) << "and no timer runs in circles for it";
+    world.answers.clear();
+    world.broker->on_request("edge", protocol::SnapshotRequest{9}, world.now);
+    world.settle();
+    EXPECT_THAT(world.answers, IsEmpty()) << "to an edge a snapshot is as good as a head";
     world.hold_commits = false;
     world.finish_commit();
+    world.settle();
     EXPECT_EQ(world.head.kind, Kind::kHead);
     EXPECT_EQ(world.head.head().pos, world.broker->pos());
+    ASSERT_EQ(world.answers.size(), 1U);
+    EXPECT_EQ(std::get<protocol::Snapshot>(world.answers[0]).pos, world.broker->pos());
+}
+
+TEST_F(BrokerTest, AnEdgeThatAskedDuringACommitThatThenFailsIsAnswered) {
+    Producer& nas = world.producer("nas");
+    world.hold_commits = true;
+    nas.value("a", "1");
+    world.settle();
+    world.advance(kCommitPatience);
+    world.answers.clear();
+    world.broker->on_request("edge", protocol::SnapshotRequest{9}, world.now);
+    world.settle();
+    EXPECT_THAT(world.answers, IsEmpty());
+    world.disk_refuses = true;
+    world.finish_commit();
+    world.settle();
+    EXPECT_EQ(world.answers.size(), 1U);
 }
 
 TEST_F(BrokerTest, ARestartKeepsStateAndAsOfAndCallsEverythingStaleUntilAGoodReport) {

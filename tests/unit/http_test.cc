@@ -417,6 +417,9 @@ TEST(AddressKey, LoopbackIsNobodysAndAnIpv6HostIsItsNetwork) {
     EXPECT_EQ(address_key("::ffff:192.0.2.7"), "192.0.2.7");
     EXPECT_EQ(address_key("2001:db8:0:1::7"), address_key("2001:db8:0:1:ffff::8"));
     EXPECT_NE(address_key("2001:db8:0:1::7"), address_key("2001:db8:0:2::7"));
+    for (const std::string network : {"fe80::", "fd12:3456:789a::"}) {
+        EXPECT_NE(address_key(network + "1"), address_key(network + "2")) << "hosts of one network";
+    }
 }
 
 TEST_F(HttpTest, ARequestThatComesByteByByteIsClosedAtTheTimeLimitOfTheWhole) {

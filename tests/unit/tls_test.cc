@@ -6,7 +6,9 @@
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <openssl/pem.h>
+#include <openssl/ssl.h>
 #include <openssl/x509v3.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -105,6 +107,44 @@ class TlsTest : public testing::Test {
     std::string folder_;
     const Identity identity_;
 };
+
+TEST_F(TlsTest, APeerThatSendsNothingButKeyUpdatesHoldsNoReadForLong) {
+    put(identity_);
+    int sockets[2];
+    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, sockets), 0);
+    const auto server = (*make())->open(sockets[0]);
+    const std::unique_ptr<SSL_CTX, decltype(&SSL_CTX_free)> context(
+        SSL_CTX_new(TLS_client_method()), SSL_CTX_free);
+    const std::unique_ptr<SSL, decltype(&SSL_free)> client(SSL_new(context.get()), SSL_free);
+    SSL_set_fd(client.get(), sockets[1]);
+    for (int i = 0; i < 10 && SSL_connect(client.get()) != 1; ++i) {
+        server->handshake();
+    }
+    ASSERT_EQ(server->handshake().wants, Session::Wants::kNothing);
+
+    BIO* flood = BIO_new(BIO_s_mem());
+    SSL_set0_wbio(client.get(), flood);
+    for (int i = 0; i < 2'000; ++i) {
+        ASSERT_EQ(SSL_key_update(client.get(), SSL_KEY_UPDATE_NOT_REQUESTED), 1);
+        ASSERT_EQ(SSL_do_handshake(client.get()), 1);
+    }
+    ASSERT_EQ(SSL_write(client.get(), "x", 1), 1);
+    char* data = nullptr;
+    const long size = BIO_get_mem_data(flood, &data);
+    ASSERT_EQ(::send(sockets[1], data, static_cast<std::size_t>(size), MSG_NOSIGNAL), size);
+    char byte = 0;
+    EXPECT_EQ(server->read(&byte, 1).wants, Session::Wants::kRead);
+    int left = 0;
+    ::ioctl(sockets[0], FIONREAD, &left);
+    EXPECT_GT(left, 20'000) << "one read has taken them all";
+    std::size_t bytes = 0;
+    for (int i = 0; i < 2'001 && bytes == 0; ++i) {
+        bytes = server->read(&byte, 1).bytes;
+    }
+    EXPECT_EQ(byte, 'x') << "what follows them is still read";
+    ::close(sockets[0]);
+    ::close(sockets[1]);
+}
 
 // ------------------------------------------------------------------------------------------- files
 
