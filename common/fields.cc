@@ -198,6 +198,16 @@ std::string Reader::text(std::string_view name) const {
     return std::string(view(*object));
 }
 
+std::string Reader::name(std::string_view name) const {
+    std::string value = text(name);
+    const std::string_view shown =
+        std::string_view(value).substr(is_state_poll(value) ? kStatePollPrefix.size() : 0);
+    if (const auto good = check_name(name, shown); !value.empty() && !good) {
+        throw Failure{good.error().within(where_)};
+    }
+    return value;
+}
+
 std::uint64_t Reader::number(std::string_view name, std::uint64_t most) const {
     const msgpack::object* object = find(name);
     if (object == nullptr) {
@@ -366,8 +376,8 @@ void put_report(Writer& writer, const Report& report, Mono now) {
 
 Report get_report(const Reader& reader, Now now) {
     Report report;
-    report.poll = reader.text("poll");
-    report.topic = reader.text("topic");
+    report.poll = reader.name("poll");
+    report.topic = reader.name("topic");
     report.ok = reader.flag("ok");
     report.as_of = reader.as_of(now);
     report.code = reader.text("code");

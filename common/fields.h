@@ -107,6 +107,8 @@ class Reader {
     void check_version() const;
 
     [[nodiscard]] std::string text(std::string_view name) const;
+    /// A topic's or a poll's name (check_name), or nothing.
+    [[nodiscard]] std::string name(std::string_view name) const;
     [[nodiscard]] std::uint64_t number(std::string_view name,
                                        std::uint64_t most = ~std::uint64_t{0}) const;
     [[nodiscard]] bool flag(std::string_view name) const;

@@ -110,7 +110,7 @@ Message get_message(const Reader& reader, Now now) {
     message.topic = reader.text("topic");
     message.origin = reader.text("origin");
     message.key = reader.text("key");
-    message.poll = reader.text("poll");
+    message.poll = reader.name("poll");
     message.epoch = reader.text("epoch");
     message.seq = reader.number("seq");
     message.pos = reader.number("pos");

@@ -197,7 +197,7 @@ Any read_hello(const Input& in) {
         throw Failure{name.error().within("hello")};
     }
     in.reader.maps("polls", [&](const Reader& map) {
-        hello.polls.push_back({map.text("name"), map.text("topic"), map.duration("interval"),
+        hello.polls.push_back({map.name("name"), map.name("topic"), map.duration("interval"),
                                map.duration("deadline")});
     });
     return hello;

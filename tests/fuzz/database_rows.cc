@@ -75,7 +75,8 @@ Message row(Kind kind, const std::string& topic, const std::string& key, std::ui
     message.seq = seq;
     message.pos = pos;
     message.age.quality = Quality::kLive;
-    message.age.as_of = AsOf{kWritten.wall - Millis{100} * pos, kWritten.mono - Millis{100} * pos};
+    const Millis age{100 * (pos % 1'000)};
+    message.age.as_of = AsOf{kWritten.wall - age, kWritten.mono - age};
     message.at = kWritten.wall;
     message.data = packed("value " + std::to_string(pos));
     return message;

@@ -37,9 +37,21 @@ bool says_where(std::string_view message, std::size_t lines) {
            line >= 1 && line <= lines;
 }
 
+/// Of a key's name the refusal may show all: the secret is only kept out of it as the setting's
+/// value.
+bool secret_is_a_value(std::string_view text) {
+    for (std::size_t at = text.find(kSecret); at != text.npos; at = text.find(kSecret, at + 1)) {
+        if (!text.substr(0, at).ends_with("secret = \"")) {
+            return false;
+        }
+    }
+    return true;
+}
+
 void check_refusal(const Error& error, std::string_view text) {
     const auto lines = static_cast<std::size_t>(std::count(text.begin(), text.end(), '\n')) + 1;
-    require(error.message.find(kSecret) == std::string::npos, "no secret is shown", error.message);
+    require(error.message.find(kSecret) == std::string::npos || !secret_is_a_value(text),
+            "no secret is shown", error.message);
     for (const std::string& line : fuzz::split(error.message, "\n")) {
         require(says_where(line, lines) || line.starts_with("environment: ") ||
                     (line.starts_with("and ") && line.ends_with(" more")),
@@ -88,7 +100,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         check_settings(*settings);
     }
     for (const std::string& note : notes) {
-        fuzz::require(note.find(kSecret) == std::string::npos, "no secret is noted", note);
+        fuzz::require(note.find(kSecret) == std::string::npos || !secret_is_a_value(text),
+                      "no secret is noted", note);
     }
     return 0;
 }
