@@ -89,4 +89,9 @@ def main(soak=False):
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
     sys.setswitchinterval(0.001)  # The engine's answers wait less for the samples.
-    sys.exit(0 if Run(options, rows).all() else 1)
+    held = Run(options, rows).all()
+    try:
+        sys.stdout.flush()
+    except OSError:  # The terminal is gone: what is left for it would make the exit status 120.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0 if held else 1)

@@ -108,7 +108,7 @@ def test_a_jobs_progress_moves_on_the_feed_and_its_end_is_told_once(make_engine,
     cluster = make_cluster(engine, polls=[RUNNING])
     with cluster.v1("compression.update") as client:
         job = engine.submit(path)
-        final = client.wait(lambda m: m.get("key") == job and m.get("final") is True, timeout=60)
+        final = client.wait(lambda m: m.get("key") == job and m.get("final") is True, timeout=240)
         told = client.all(lambda m: m.get("key") == job)
         progress = [m.data["progress"] for m in told]
         assert len(set(progress)) >= 4 and progress == sorted(progress), progress
@@ -123,7 +123,7 @@ def test_a_jobs_progress_moves_on_the_feed_and_its_end_is_told_once(make_engine,
         assert final.data["compression_ratio"] == pytest.approx(6_000_000 / size)
         # Until another job has come and gone, the list without the first one was asked for many times.
         other = engine.submit(engine.file("small", 1))
-        client.wait(lambda m: m.get("key") == other and m.get("final") is True, timeout=60)
+        client.wait(lambda m: m.get("key") == other and m.get("final") is True, timeout=240)
         assert len(client.all(lambda m: m.get("key") == job and m.get("final") is True)) == 1
     assert engine.names() == ["film", "film.zst", "small", "small.zst"]
 
