@@ -26,6 +26,10 @@ default_md = sha256
 policy = any
 copy_extensions = copy
 unique_subject = no
+x509_extensions = issued
+[issued]
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid
 [any]
 commonName = supplied
 """
@@ -61,8 +65,9 @@ class Authority:
         self.kind = ["-newkey", "rsa:2048"] if kind == "rsa" else ["-newkey", "ec", "-pkeyopt",
                                                                    "ec_paramgen_curve:P-256"]
         self.certificate = self.folder / "ca.pem"
+        # Python 3.13 holds certificates to RFC 5280, which wants a key usage here and the authority's key named there.
         openssl("req", "-x509", *self.kind, "-noenc", "-days", 30, "-subj", "/CN=an authority of a test",
-                "-keyout", self.folder / "ca.key", "-out", self.certificate)
+                "-addext", "keyUsage=critical,keyCertSign,cRLSign", "-keyout", self.folder / "ca.key", "-out", self.certificate)
         self.issued = 0
         (self.folder / "index.txt").touch()
         (self.folder / "serial").write_text("1000\n")
@@ -80,7 +85,9 @@ class Authority:
         return Issued(certificate, key)
 
     def context(self):
-        return ssl.create_default_context(cafile=str(self.certificate))
+        context = ssl.create_default_context(cafile=str(self.certificate))
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
 
 
 class TlsSocket:
