@@ -9,6 +9,7 @@ import pathlib
 import re
 import socket
 import subprocess
+import tempfile
 
 import pytest
 
@@ -31,10 +32,11 @@ CHANNELS = ("plain", "v1")
 def validate(npm_folder):
     """Hands messages and answers to npm/validate.js; returns what it found."""
     def run(messages=(), answers=(), asyncapi=EDGE / "asyncapi.yaml", openapi=EDGE / "openapi.yaml"):
-        done = subprocess.run(["node", "validate.js", str(asyncapi), str(openapi)], cwd=npm_folder, text=True,
-                              input=json.dumps({"messages": list(messages), "answers": list(answers),
-                                                "topics": PUBLISHED}),
-                              capture_output=True, timeout=60 * PATIENCE)
+        with tempfile.TemporaryFile("w+") as given:  # Of a pipe Node's readFileSync() may get EAGAIN.
+            json.dump({"messages": list(messages), "answers": list(answers), "topics": PUBLISHED}, given)
+            given.seek(0)
+            done = subprocess.run(["node", "validate.js", str(asyncapi), str(openapi)], cwd=npm_folder, text=True,
+                                  stdin=given, capture_output=True, timeout=60 * PATIENCE)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
     return run
