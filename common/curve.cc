@@ -12,6 +12,8 @@
 #include <cstring>
 #include <utility>
 
+#include "common/descriptor.h"
+
 namespace sigmacast {
 namespace {
 
@@ -34,32 +36,16 @@ Error failed(const std::string& what) {
             what + ": " + std::strerror(cause)};
 }
 
-class Descriptor {
- public:
-    explicit Descriptor(int value) : value_(value) {}
-    ~Descriptor() {
-        if (value_ >= 0) {
-            ::close(value_);
-        }
-    }
-    Descriptor(const Descriptor&) = delete;
-    Descriptor& operator=(const Descriptor&) = delete;
-    [[nodiscard]] int get() const { return value_; }
-
- private:
-    int value_;
-};
-
 /// Makes a file that is not there yet; removes it again where it cannot be written.
 Result<> write_new(const std::string& path, const std::string& text, mode_t mode) {
     const Descriptor file(
         ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode));
-    if (file.get() < 0 && errno == EEXIST) {
+    if (!file.valid() && errno == EEXIST) {
         return Error{Errc::kConflict, path +
                                           " is there already, and no key is overwritten: name "
                                           "another file, or move that one away"};
     }
-    if (file.get() < 0) {
+    if (!file.valid()) {
         return failed("cannot create " + path);
     }
     const ssize_t written = ::write(file.get(), text.data(), text.size());
@@ -105,10 +91,10 @@ Result<KeyFile> parse(std::string_view text, const std::string& path) {
 Result<std::string> read_private_file(const std::string& path) {
     const Descriptor file(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
     struct stat status{};
-    if (file.get() < 0 && is_key(path)) {  // Perhaps a secret one: it goes into no log.
+    if (!file.valid() && is_key(path)) {  // Perhaps a secret one: it goes into no log.
         return invalid("holds a key: put that into a file, and name the file here");
     }
-    if (file.get() < 0 || ::fstat(file.get(), &status) != 0) {
+    if (!file.valid() || ::fstat(file.get(), &status) != 0) {
         return failed("cannot read " + path);
     }
     if (!S_ISREG(status.st_mode)) {

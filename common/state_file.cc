@@ -12,6 +12,8 @@
 #include <limits>
 #include <utility>
 
+#include "common/descriptor.h"
+
 namespace sigmacast {
 namespace {
 
@@ -24,25 +26,6 @@ Error failed(std::string_view what, const std::string& path) {
     return {cause == ENOENT ? Errc::kNotFound : Errc::kUnavailable,
             std::string(what) + " " + path + ": " + std::strerror(cause)};
 }
-
-/// A file descriptor that is closed at the end of its scope.
-class Descriptor {
- public:
-    explicit Descriptor(int value) : value_(value) {}
-    ~Descriptor() {
-        if (value_ >= 0) {
-            ::close(value_);
-        }
-    }
-    Descriptor(const Descriptor&) = delete;
-    Descriptor& operator=(const Descriptor&) = delete;
-    [[nodiscard]] int get() const { return value_; }
-    [[nodiscard]] bool valid() const { return value_ >= 0; }
-    int release() { return std::exchange(value_, -1); }
-
- private:
-    int value_;
-};
 
 bool write_all(int file, std::string_view content) {
     while (!content.empty()) {

@@ -246,6 +246,16 @@ def sequence(*behaviours):
 
 # --- the engine -------------------------------------------------------------------------------------------------------
 
+def big_status(size=60_000):
+    """A status whose every answer is new, and large: fills a socket that nobody reads."""
+    base, count = captured("system_status")["result"], [0]
+
+    def result(_params):
+        count[0] += 1
+        return dict(base, uptime=count[0], hostname="h" * size)
+    return ok(result)
+
+
 def ticking_system_status():
     """The captured system.status with an uptime that moves, so that every answer is a new value."""
     base = captured("system_status")["result"]

@@ -4,21 +4,11 @@ import os
 
 import pytest
 
-from fault_engine import FaultEngine, captured, ok, status, ticking_system_status
+from fault_engine import FaultEngine, big_status, captured, ok, status, ticking_system_status
 from harness import PATIENCE, get, until
 from ws_client import V1, rising
 
 POLL = "system.status"
-
-
-def big_status(size=60_000):
-    """A status whose every answer is new, and large: fills a socket that nobody reads."""
-    base, count = captured("system_status")["result"], [0]
-
-    def result(_params):
-        count[0] += 1
-        return dict(base, uptime=count[0], hostname="h" * size)
-    return ok(result)
 
 
 def every_hole_is_told(client):

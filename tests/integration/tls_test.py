@@ -16,7 +16,7 @@ import pytest
 import websockets
 
 from certificates import Authority
-from fault_engine import FaultEngine, captured, ok, ticking_system_status
+from fault_engine import FaultEngine, big_status, ticking_system_status
 from harness import BIN, PATIENCE, Cluster, clean_environment, get, until
 from ws_client import V1, Refused, rising
 
@@ -424,15 +424,6 @@ def test_garbage_hurts_nobody(secure, authority):
         assert secure.edge.stat()[1] - rss < (64 << 20) * PATIENCE
     assert secure.edge.process.poll() is None
     assert secure.edge.log().count("\n") < 100, "a peer that is gone is nothing to log"
-
-
-def big_status(size=60_000):
-    base, count = captured("system_status")["result"], [0]
-
-    def result(_params):
-        count[0] += 1
-        return dict(base, uptime=count[0], hostname="h" * size)
-    return ok(result)
 
 
 def test_a_reader_that_stalls_delays_no_other(make_cluster, engine, authority):
