@@ -38,6 +38,15 @@ bool write_all(int file, std::string_view content) {
     return true;
 }
 
+std::string trimmed(std::string text) {
+    while (!text.empty() && (text.back() == '\n' || text.back() == ' ' || text.back() == '\r')) {
+        text.pop_back();
+    }
+    return text;
+}
+
+}  // namespace
+
 Result<> sync_folder_of(const std::string& path) {
     const std::size_t slash = path.rfind('/');
     const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
@@ -48,20 +57,11 @@ Result<> sync_folder_of(const std::string& path) {
     return {};
 }
 
-std::string trimmed(std::string text) {
-    while (!text.empty() && (text.back() == '\n' || text.back() == ' ' || text.back() == '\r')) {
-        text.pop_back();
-    }
-    return text;
-}
-
-}  // namespace
-
-Result<> write_file_durably(const std::string& path, std::string_view content) {
+Result<> write_file_durably(const std::string& path, std::string_view content, unsigned mode) {
     const std::string temporary = path + ".new";
     {
         const Descriptor file(
-            ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+            ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode));
         if (!file.valid()) {
             return failed("cannot create", temporary);
         }
@@ -151,7 +151,7 @@ Result<std::string> origin_name(const std::string& path, const std::string& conf
 }
 
 Result<FileLock> FileLock::take(const std::string& path) {
-    Descriptor file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+    Descriptor file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
     if (!file.valid()) {
         return failed("cannot open the lock file", path);
     }

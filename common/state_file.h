@@ -14,7 +14,11 @@ namespace sigmacast {
 /// Writes a temporary file, syncs it, renames it over `path` and syncs the folder: afterwards the
 /// file has the old content or the new one, whatever happens. Errors: kUnavailable, naming the path
 /// and why.
-Result<> write_file_durably(const std::string& path, std::string_view content);
+Result<> write_file_durably(const std::string& path, std::string_view content,
+                            unsigned mode = 0644);
+
+/// What was made, renamed or removed in the folder of `path` is so after a power cut, too.
+Result<> sync_folder_of(const std::string& path);
 
 /// Errors: kNotFound, kUnavailable, kTooLarge (over 4 KiB).
 Result<std::string> read_small_file(const std::string& path);

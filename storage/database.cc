@@ -9,12 +9,18 @@
 #include <cstring>
 #include <utility>
 
+#include "common/state_file.h"
+
 namespace sigmacast::storage {
 namespace {
 
 constexpr int kBusyTimeoutMs = 5000;
 
 Errc errc_of(int code) {
+    if (code == SQLITE_CONSTRAINT_PRIMARYKEY || code == SQLITE_CONSTRAINT_ROWID ||
+        code == SQLITE_CONSTRAINT_UNIQUE) {
+        return Errc::kConflict;
+    }
     switch (code & 0xFF) {
         case SQLITE_FULL:
             return Errc::kFull;
@@ -57,6 +63,7 @@ int on_wal(void* pages, sqlite3*, const char*, int count) {
 }
 
 Result<> create_private(const std::string& path) {
+    const bool made = ::access(path.c_str(), F_OK) != 0;
     const int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, S_IRUSR | S_IWUSR);
     if (file < 0) {
         return Error{Errc::kUnavailable,
@@ -64,7 +71,7 @@ Result<> create_private(const std::string& path) {
                          "; check the folder and its owner"};
     }
     ::close(file);
-    return {};
+    return made ? sync_folder_of(path) : Result<>();
 }
 
 }  // namespace
@@ -141,6 +148,10 @@ void Statement::bind_one(int index, std::string_view text) {
     bind_error_ = code != SQLITE_OK ? code : bind_error_;
 }
 
+void Statement::clear_one(int index) {
+    sqlite3_bind_null(statement_.get(), index);
+}
+
 void Statement::bind_one(int index, Blob blob) {
     const int code = sqlite3_bind_blob64(statement_.get(), index,
                                          blob.bytes.data() == nullptr ? "" : blob.bytes.data(),
@@ -176,7 +187,9 @@ Result<Database> Database::open(const std::string& path, Mode mode) {
     sqlite3_busy_timeout(handle, kBusyTimeoutMs);
     const char* pragmas = write ? "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"
                                   "PRAGMA foreign_keys=ON; PRAGMA trusted_schema=OFF;"
-                                : "PRAGMA query_only=ON; PRAGMA trusted_schema=OFF;";
+                                  "PRAGMA cell_size_check=ON"
+                                : "PRAGMA query_only=ON; PRAGMA trusted_schema=OFF;"
+                                  "PRAGMA cell_size_check=ON";
     if (auto set = db.execute(pragmas); !set) {
         return set.error();
     }
@@ -216,6 +229,21 @@ Result<std::int64_t> Database::number(std::string_view sql) {
         return row.error();
     }
     return *row ? statement->integer(0) : 0;
+}
+
+Result<> Database::check() {
+    auto check = prepare("PRAGMA integrity_check(1)");
+    if (!check) {
+        return check.error();
+    }
+    const auto row = check->step();
+    if (!row) {
+        return row.error();
+    }
+    if (*row && check->bytes(0) != "ok") {
+        return Error{Errc::kCorrupt, path_ + ": " + check->text(0)};
+    }
+    return {};
 }
 
 void Database::checkpoint() {

@@ -28,6 +28,8 @@ struct Blob {
     std::string_view bytes;
 };
 
+struct Null {};
+
 /// A prepared statement. Must not outlive its Database.
 class Statement {
  public:
@@ -70,12 +72,17 @@ class Statement {
     void bind_one(int index, const std::string& text) { bind_one(index, std::string_view(text)); }
     void bind_one(int index, const char* text) { bind_one(index, std::string_view(text)); }
     void bind_one(int index, Blob blob);
+    void bind_one(int index, Null) { clear_one(index); }
+    void clear_one(int index);
     Result<> finish();
 
     sqlite3* db_;
     std::unique_ptr<sqlite3_stmt, Finalize> statement_;
     int bind_error_ = 0;  // A parameter was over the row limit: step() refuses.
 };
+
+/// SQLite's own choice for a new file.
+inline constexpr std::uint64_t kPageBytes = 4096;
 
 class Database {
  public:
@@ -89,6 +96,8 @@ class Database {
     Result<Statement> prepare(std::string_view sql);
     /// The first column of the first row of a query, or 0.
     Result<std::int64_t> number(std::string_view sql);
+    /// SQLite's own look at every page. Errors: kCorrupt, with what it found first.
+    Result<> check();
     /// Copies the WAL into the database and truncates it. Does not wait for readers: a later call
     /// goes on.
     void checkpoint();

@@ -1,43 +1,37 @@
 #include "storage/reader.h"
 
+#include <algorithm>
 #include <functional>
 #include <utility>
 
-#include "storage/checksum.h"
+#include "storage/rows.h"
 #include "storage/schema.h"
 
 namespace sigmacast::storage {
 namespace {
 
-// Columns: 0 pos, 1 stream, 2 seq, 3 kind, 4 at_ms, 5 boot, 6 mono_us, 7 header, 8 body, 9 crc, 10
-// origin, 11 topic.
-constexpr std::string_view kColumns =
-    "SELECT l.pos, l.stream, l.seq, l.kind, l.at_ms, l.boot, l.mono_us, l.header, l.body, l.crc, "
-    "o.name, s.topic "
-    "FROM log l JOIN streams s ON s.id = l.stream JOIN origins o ON o.id = s.origin ";
+// log_row()'s columns, then 11 origin, 12 topic, 13 floor_seq.
+const std::string kColumns = "SELECT" + std::string(kLogColumns) +
+                             ", o.name, s.topic, s.floor_seq FROM log l "
+                             "JOIN streams s ON s.id = l.stream JOIN origins o ON o.id = s.origin ";
 
-Message damaged(const Statement& row) {
+Message gap_of(const Statement& select, std::uint64_t seq, std::uint64_t to, const char* why) {
     Message lost;
-    lost.origin = row.text(10);
-    lost.topic = row.text(11);
-    lost.pos = row.natural(0);
-    lost.seq = row.natural(2);
-    lost.at = Wall{Millis{row.integer(4)}};
-    return gap_in_place_of(lost, "the row in the log is damaged");
+    lost.origin = select.text(11);
+    lost.topic = select.text(12);
+    lost.pos = select.natural(0);
+    lost.seq = seq;
+    lost.at = Wall{Millis{select.integer(4)}};
+    Message gap = gap_in_place_of(lost, why);
+    gap.detail = Gap{to, why};
+    return gap;
 }
 
-Message message_of(const Statement& row, std::int64_t boot, Now now) {
-    const Stamp stamp{row.integer(4), row.integer(5), row.integer(6)};
-    const std::int64_t sum =
-        checksum(row.natural(0), row.integer(1), row.natural(2), static_cast<int>(row.integer(3)),
-                 stamp.at_ms, stamp.boot, stamp.mono_us, row.bytes(7), row.bytes(8));
-    auto message = decode_row(row.bytes(7), row.bytes(8), stamp, boot, now);
-    if (sum != row.integer(9) || !message) {
-        return damaged(row);
-    }
-    message->pos = row.natural(0);
-    message->seq = row.natural(2);
-    return std::move(*message);
+Message message_of(const Statement& select, std::int64_t boot, Now now) {
+    auto message = log_row(select).message(boot, now);
+    return message ? std::move(*message)
+                   : gap_of(select, select.natural(2), select.natural(2),
+                            "the row in the log is damaged");
 }
 
 /// What `add` makes of each row of a query. Values that it binds must live until then.
@@ -70,7 +64,7 @@ Result<LogReader> LogReader::open(const std::string& path, const std::string& bo
         return known.error();
     }
     auto range = db->prepare(
-        std::string(kColumns) +
+        kColumns +
         "WHERE l.stream = (SELECT s2.id FROM streams s2 JOIN origins o2 ON o2.id = s2.origin "
         "WHERE o2.name = ? AND s2.topic = ?) AND l.seq BETWEEN ? AND ? ORDER BY l.seq LIMIT ?");
     if (!range) {
@@ -106,25 +100,49 @@ Result<LogRange> LogReader::range(const std::string& origin, const std::string& 
     if (!current) {
         return current.error();
     }
+    Statement& range = range_;
     LogRange answer{asked, {}};
     std::size_t bytes = 0;
-    range_.bind(origin, topic, asked.from, asked.to, std::uint64_t{kRangeRowsMax + 1});
+    // One row more than asked for, since it vouches for the last one.
+    const std::uint64_t to = std::min(asked.to, sequence::kSeqMax - 1) + 1;
+    range.bind(origin, topic, asked.from, to, std::uint64_t{kRangeRowsMax + 1});
+    std::uint64_t next = asked.from;
+    std::int64_t crc = 0;  // Of the row before.
     for (;;) {
-        const auto row = range_.step();
+        const auto row = range.step();
         if (!row) {
             return row.error();
         }
         if (!*row) {
             return answer;
         }
-        bytes += range_.bytes(7).size() + range_.bytes(8).size();
-        const bool full = answer.items.size() == kRangeRowsMax || bytes > kRangeBytesMax;
-        if (full && !answer.items.empty()) {
-            answer.range.to = answer.items.back().seq;
-            range_.rewind();
+        const LogRow found = log_row(range);
+        const std::uint64_t seq = range.natural(2);
+        if (!answer.items.empty() && seq == next && found.intact() && found.prev &&
+            *found.prev != crc && answer.items.back().seq + 1 == seq) {
+            Message& before = answer.items.back();
+            before =
+                gap_in_place_of(before, "the row in the log is not the one that was committed");
+        }
+        next = std::max(next, range.natural(13) + 1);
+        if (seq > asked.to) {
+            range.rewind();
             return answer;
         }
-        answer.items.push_back(message_of(range_, *current, now));
+        bytes += found.header.size() + found.body.size();
+        const bool full = answer.items.size() >= kRangeRowsMax || bytes > kRangeBytesMax;
+        if (full && !answer.items.empty()) {
+            answer.range.to = answer.items.back().seq;
+            range.rewind();
+            return answer;
+        }
+        if (seq > next) {
+            answer.items.push_back(gap_of(range, next, seq - 1, "the log lost it"));
+            --answer.items.back().pos;
+        }
+        answer.items.push_back(message_of(range, *current, now));
+        next = seq + 1;
+        crc = found.crc;
     }
 }
 
@@ -134,7 +152,7 @@ Result<std::vector<LogEntry>> LogReader::read(const LogQuery& query, Now now) {
         return current.error();
     }
     auto select = db_.prepare(
-        std::string(kColumns) +
+        kColumns +
         "WHERE l.pos BETWEEN ? AND ? AND (? = '' OR o.name = ?) AND (? = '' OR s.topic = ?) "
         "AND l.at_ms BETWEEN ? AND ? ORDER BY l.pos " +
         (query.newest_first ? "DESC" : "ASC") + " LIMIT ?");
@@ -167,8 +185,8 @@ Result<std::vector<LogEntry>> LogReader::state(Now now) {
     return collect<LogEntry>(*select, [&](auto& entries) {
         const Stamp stamp{select->integer(2), select->integer(3), select->integer(4)};
         const std::int64_t sum =
-            checksum(select->integer(8), select->bytes(9), select->natural(1), select->natural(0),
-                     stamp.at_ms, stamp.boot, stamp.mono_us, select->bytes(5), select->bytes(6));
+            state_checksum(select->integer(8), select->bytes(9), select->natural(1),
+                           select->natural(0), stamp, select->bytes(5), select->bytes(6));
         auto message = decode_row(select->bytes(5), select->bytes(6), stamp, *current, now);
         if (message && sum == select->integer(7)) {
             message->pos = select->natural(0);

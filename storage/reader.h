@@ -36,7 +36,7 @@ struct LogEntry {
 
 struct LogRange {
     sequence::Range range;       // What was answered; may end before what was asked.
-    std::vector<Message> items;  // A damaged row is a gap.
+    std::vector<Message> items;  // A row that is damaged, missing, or disowned is a gap.
 };
 
 class LogReader {

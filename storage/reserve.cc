@@ -34,7 +34,7 @@ bool Reserve::keep() {
     if (std::filesystem::space(folder, unknown).available < kFreeBytesMin || unknown) {
         return false;
     }
-    if (const auto made = write_file_durably(path_, incompressible(kReserveBytes)); !made) {
+    if (const auto made = write_file_durably(path_, incompressible(kReserveBytes), 0600); !made) {
         log_warn("no room could be reserved for a full disk", {{"error", made.error().message}});
         return false;
     }

@@ -2,6 +2,8 @@
 
 #include <array>
 
+#include "storage/rows.h"
+
 namespace sigmacast::storage {
 namespace {
 
@@ -66,11 +68,38 @@ Result<> first_schema(Database& db) {
     )sql");
 }
 
-constexpr std::array<Migration, 1> kMigrations{first_schema};
+// What a start needs to tell damage from data: `prev` chains the rows of a stream, and is NULL in a
+// row that is older than the chain; `head` is the checksum of a stream's newest row. Streams and
+// origins of the first schema had no checksum: they get theirs as they are.
+Result<> chained_schema(Database& db) {
+    if (auto done = db.execute(R"sql(
+            ALTER TABLE log ADD COLUMN prev INTEGER;
+            ALTER TABLE streams ADD COLUMN head INTEGER NOT NULL DEFAULT 0;
+            ALTER TABLE streams ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
+            ALTER TABLE origins ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
+            UPDATE streams SET head = coalesce(
+                (SELECT crc FROM log WHERE stream = streams.id ORDER BY seq DESC LIMIT 1), 0);
+        )sql");
+        !done) {
+        return done;
+    }
+    return write_checksums(db);
+}
 
-Error foreign(const Database& db) {
+constexpr std::array<Migration, 2> kMigrations{first_schema, chained_schema};
+
+/// A bit of the mark may have flipped: no other program has these tables.
+constexpr std::string_view kOurTables =
+    "SELECT count(*) FROM sqlite_master WHERE name IN "
+    "('meta', 'boots', 'origins', 'streams', 'log', 'state', 'polls')";
+
+Error foreign(Database& db) {
+    const auto ours = db.number(kOurTables);
+    if (ours && *ours == 7) {
+        return {Errc::kCorrupt, db.path() + ": the file's mark is damaged"};
+    }
     return {
-        Errc::kCorrupt,
+        Errc::kUnsupported,
         db.path() +
             " belongs to another program: name another file in broker.database, or move this one"};
 }

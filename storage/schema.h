@@ -15,7 +15,7 @@ inline constexpr std::int64_t kApplicationId = 0x53474D43;  // "SGMC"
 /// The version that this program makes and understands.
 std::int64_t schema_version();
 
-/// Errors: kUnsupported ("x.db has schema 9; ..."), kCorrupt (another program's file), or SQLite's.
+/// Errors: kUnsupported (a newer schema, another program's file), kCorrupt, or SQLite's.
 Result<> migrate(Database& db);
 Result<> check(Database& db);
 

@@ -6,36 +6,22 @@
 
 #include "common/log.h"
 #include "common/random.h"
-#include "storage/checksum.h"
+#include "storage/failure.h"
+#include "storage/rows.h"
+#include "storage/salvage.h"
 #include "storage/schema.h"
 
 namespace sigmacast::storage {
 namespace {
 
-/// Rows that the start-up check reads back at most, for each stream or damaged key.
-constexpr int kReplayRowsMax = 10'000;
+/// Rows that the start-up check reads back at most, for each stream or damaged key; all of them
+/// where rows of the state are gone.
+constexpr std::int64_t kReplayRowsMax = 10'000;
+/// More repairs than these are counted only.
+constexpr std::size_t kRepairsMax = 100;
 
 constexpr std::string_view kReserveGivenUp =
     "the disk is full: its reserve was given up, and the oldest rows go until there is room";
-
-/// Carries an Error out of the private functions; caught in each public one.
-struct Failure {
-    Error error;
-};
-
-void need(const Result<>& result) {
-    if (!result) {
-        throw Failure{result.error()};
-    }
-}
-
-template <class T>
-T need(Result<T> result) {
-    if (!result) {
-        throw Failure{result.error()};
-    }
-    return std::move(*result);
-}
 
 /// The database took offence at the row, and would again; not at the disk.
 bool is_poison(const Error& error) {
@@ -58,21 +44,8 @@ StreamKind kind_of(const Message& row) {
     return StreamKind::kUnknown;
 }
 
-std::int64_t row_checksum(std::int64_t stream, const Message& row, const Stamp& stamp,
-                          std::string_view header, std::string_view body) {
-    return checksum(row.pos, stream, row.seq, static_cast<int>(row.kind), stamp.at_ms, stamp.boot,
-                    stamp.mono_us, header, body);
-}
-
-std::int64_t state_checksum(std::int64_t stream, std::string_view key, std::uint64_t seq,
-                            std::uint64_t pos, const Stamp& stamp, std::string_view header,
-                            std::string_view body) {
-    return checksum(stream, key, seq, pos, stamp.at_ms, stamp.boot, stamp.mono_us, header, body);
-}
-
-std::int64_t poll_checksum(std::int64_t origin, std::string_view poll, const Stamp& stamp,
-                           std::string_view header) {
-    return checksum(origin, poll, stamp.at_ms, stamp.boot, stamp.mono_us, header);
+std::uint64_t as_sum(std::int64_t crc) {
+    return static_cast<std::uint64_t>(crc);
 }
 
 std::string_view view(const Bytes& bytes) {
@@ -92,23 +65,6 @@ Message to_message(const PollState& poll) {
     return message;
 }
 
-/// Beyond it a number of the store's own is damage: each counts from 1 by ones.
-constexpr std::int64_t kCountMax = std::int64_t{1} << 62;
-
-std::int64_t count_of(std::int64_t number, std::string_view what, const Database& db) {
-    if (number < 0 || number > kCountMax) {
-        throw Failure{{Errc::kCorrupt, db.path() + ": " + std::string(what) + " says " +
-                                           std::to_string(number) +
-                                           ", which is damage: put a copy of the file back, or "
-                                           "move it away and lose its history"}};
-    }
-    return number;
-}
-
-std::uint64_t position_of(std::int64_t number, std::string_view what, const Database& db) {
-    return static_cast<std::uint64_t>(count_of(number, what, db));
-}
-
 std::int64_t boot_of(Database& db, const std::string& boot) {
     Statement insert = need(db.prepare("INSERT OR IGNORE INTO boots (boot) VALUES (?)"));
     need(insert.run(boot));
@@ -126,55 +82,87 @@ Store::Store(Database db, Statements statements, std::int64_t boot)
 Store::Statements Store::prepare(Database& db) {
     const auto make = [&db](std::string_view sql) { return need(db.prepare(sql)); };
     return {
-        .origin = make(
-            "INSERT INTO origins (id, name, epoch, instance) VALUES (?, ?, ?, ?) "
-            "ON CONFLICT (id) DO UPDATE SET epoch = excluded.epoch, instance = excluded.instance"),
-        .stream = make("INSERT INTO streams (id, origin, topic, kind, seq, epoch, pseq) "
-                       "VALUES (?, (SELECT id FROM origins WHERE name = ?), ?, ?, ?, ?, ?) "
-                       "ON CONFLICT (id) DO UPDATE SET kind = excluded.kind, seq = excluded.seq, "
-                       "epoch = excluded.epoch, pseq = excluded.pseq"),
-        .log = make("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"),
+        .origin =
+            make("INSERT INTO origins (id, name, epoch, instance, crc) VALUES (?, ?, ?, ?, ?) "
+                 "ON CONFLICT (id) DO UPDATE SET epoch = excluded.epoch, "
+                 "instance = excluded.instance, crc = excluded.crc"),
+        .stream = make("INSERT INTO streams (id, origin, topic, kind, seq, epoch, pseq, floor_pos, "
+                       "floor_seq, head, crc) "
+                       "VALUES (?, (SELECT id FROM origins WHERE name = ?), ?, ?, ?, ?, ?, ?, ?, "
+                       "?, ?) ON CONFLICT (id) DO UPDATE SET kind = excluded.kind, "
+                       "seq = excluded.seq, epoch = excluded.epoch, pseq = excluded.pseq, "
+                       "floor_pos = excluded.floor_pos, floor_seq = excluded.floor_seq, "
+                       "head = excluded.head, crc = excluded.crc"),
+        .log = make("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"),
         .state = make("INSERT OR REPLACE INTO state VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"),
+        .state_crc = make("SELECT crc FROM state WHERE stream = ? AND key = ?"),
         .end_key = make("DELETE FROM state WHERE stream = ? AND key = ?"),
         .poll = make("INSERT OR REPLACE INTO polls VALUES (?, ?, ?, ?, ?, ?, ?)"),
+        .poll_crc = make("SELECT crc FROM polls WHERE origin = ? AND poll = ?"),
         .meta = make("INSERT OR REPLACE INTO meta VALUES (?, ?)"),
         .first_rows = make("SELECT pos, seq, at_ms FROM log WHERE stream = ? ORDER BY seq LIMIT ?"),
         .oldest_rows = make("SELECT pos, stream, seq FROM log ORDER BY pos LIMIT ?"),
         .trim_stream = make("DELETE FROM log WHERE stream = ? AND seq <= ?"),
-        .floor = make("UPDATE streams SET floor_pos = ?, floor_seq = ? WHERE id = ?"),
+        .pages = make("PRAGMA page_count"),
+        .free_pages = make("PRAGMA freelist_count"),
     };
 }
 
 Result<std::unique_ptr<Store>> Store::open(const std::string& path, Now now,
                                            const std::string& boot) {
-    try {
-        return open_once(path, now, boot);
-    } catch (const Failure& failure) {
-        if (failure.error.code != Errc::kFull || !Reserve(path).release()) {
-            return failure.error;
+    auto begun = begin_salvage(path, now);
+    if (!begun) {
+        return begun.error();
+    }
+    std::vector<std::string> salvaged = std::move(*begun);
+    auto store = try_open(path, now, boot);
+    if (!store && store.error().code == Errc::kFull && Reserve(path).release()) {
+        log_error(kReserveGivenUp, {{"error", store.error().message}});
+        store = try_open(path, now, boot);
+        if (store) {
+            (*store)->full_ = true;
         }
-        log_error(kReserveGivenUp, {{"error", failure.error.message}});
     }
-    try {
-        std::unique_ptr<Store> store = open_once(path, now, boot);
-        store->full_ = true;
-        return store;
-    } catch (const Failure& failure) {
-        return failure.error;
+    if (!store && store.error().code == Errc::kCorrupt) {
+        store = try_open(path, now, boot);  // It may have been the way from the disk.
     }
+    if (!store && store.error().code == Errc::kCorrupt) {
+        auto saved = salvage(path, now, store.error().message);
+        if (!saved) {
+            return saved.error();
+        }
+        salvaged = std::move(*saved);
+        store = try_open(path, now, boot);
+    }
+    if (store) {
+        forget_suspicion(path);
+        std::vector<std::string>& repairs = (*store)->repairs_;
+        repairs.insert(repairs.begin(), salvaged.begin(), salvaged.end());
+    }
+    return store;
 }
 
-std::unique_ptr<Store> Store::open_once(const std::string& path, Now now, const std::string& boot) {
-    Database db = need(Database::open(path, Database::Mode::kWrite));
-    need(migrate(db));
-    db.limit_row_bytes(kRowBytesMax);
-    Statements statements = prepare(db);
-    const std::int64_t boot_row = boot_of(db, boot);
-    std::unique_ptr<Store> store(new Store(std::move(db), std::move(statements), boot_row));
-    Transaction transaction = need(Transaction::begin(store->db_));
-    store->load(now);
-    need(transaction.commit());
-    return store;
+Result<std::unique_ptr<Store>> Store::try_open(const std::string& path, Now now,
+                                               const std::string& boot) {
+    try {
+        Database db = need(Database::open(path, Database::Mode::kWrite));
+        need(migrate(db));
+        if (is_suspect(path)) {
+            need(db.check());
+        }
+        db.limit_row_bytes(kRowBytesMax);
+        Statements statements = prepare(db);
+        const std::int64_t boot_row = boot_of(db, boot);
+        std::unique_ptr<Store> store(new Store(std::move(db), std::move(statements), boot_row));
+        Transaction transaction = need(Transaction::begin(store->db_));
+        store->load(now);
+        need(transaction.commit());
+        return store;
+    } catch (const Failure& failure) {
+        return failure.error.code == Errc::kConflict ? Error{Errc::kCorrupt, failure.error.message}
+                                                     // Two rows where one may be.
+                                                     : failure.error;
+    }
 }
 
 // ---- What a start finds ----
@@ -182,92 +170,276 @@ std::unique_ptr<Store> Store::open_once(const std::string& path, Now now, const 
 void Store::load(Now now) {
     load_meta();
     load_streams();
-    check_log();
+    drop_impossible_rows();
+    check_log(now);
     load_state(now);
-    replay_values(now);
     load_polls(now);
+    replay_values(now);
+    save_sums();
     for (const auto& [name, stream] : streams_) {
         loaded_.streams.push_back(stream.record);
     }
+    for (auto& [name, value] : values_) {
+        loaded_.values.push_back(std::move(value));
+    }
+    values_.clear();
     std::sort(loaded_.values.begin(), loaded_.values.end(),
               [](const Message& a, const Message& b) { return a.pos < b.pos; });
+    loaded_.epoch = epoch_;
     loaded_.pos = pos_;
 }
 
 void Store::load_meta() {
     Statement read = need(db_.prepare("SELECT key, value FROM meta"));
+    std::optional<std::uint64_t> streams;
+    std::optional<std::uint64_t> state;
     while (need(read.step())) {
-        if (read.bytes(0) == "log_epoch") {
-            loaded_.epoch = read.text(1);
-        } else if (read.bytes(0) == "pos") {
-            pos_ = position_of(read.integer(1), "the log's position", db_);
+        const std::string_view key = read.bytes(0);
+        if (key == "log_epoch") {
+            epoch_ = read.text(1);
+        } else if (key == "pos" && is_count(read.integer(1))) {
+            pos_ = read.natural(1);  // Else the log says it.
+        } else if (key == "clean") {
+            clean_ = read.integer(1) == 1;
+        } else if (key == "streams_sum") {
+            streams = read.natural(1);
+        } else if (key == "state_sum") {
+            state = read.natural(1);
         }
     }
-    if (loaded_.epoch.empty()) {
-        loaded_.epoch = Random::from_system().hex(16);
-        need(sql_.meta.run("log_epoch", loaded_.epoch));
+    if (streams && state) {
+        sums_at_open_ = {*streams, *state};
+    }
+    if (epoch_.empty()) {
+        epoch_ = Random::from_system().hex(16);
+        need(sql_.meta.run("log_epoch", epoch_));
+    }
+    if (clean_) {
+        need(sql_.meta.run("clean", std::int64_t{0}));
     }
 }
 
+/// Without these rows nothing else can be believed: a file that lacks one is salvaged.
 void Store::load_streams() {
+    const auto damaged = [this](std::string_view what) {
+        return Failure{{Errc::kCorrupt, db_.path() + ": " + std::string(what)}};
+    };
     Statement origins =
-        need(db_.prepare("SELECT id, name, epoch, instance FROM origins ORDER BY id"));
+        need(db_.prepare("SELECT id, name, epoch, instance, crc FROM origins ORDER BY id"));
     while (need(origins.step())) {
-        origins_[origins.text(1)] = origins.integer(0);
-        next_origin_ = count_of(origins.integer(0), "an origin's id", db_) + 1;
-        loaded_.origins.push_back({origins.text(1), origins.natural(2), origins.text(3)});
+        OriginRecord record{origins.text(1), origins.natural(2), origins.text(3)};
+        const Origin origin{origins.integer(0), origins.integer(4)};
+        if (origin_checksum(origin.id, record) != origin.crc || !is_count(origin.id)) {
+            throw damaged("the row of an origin is damaged");
+        }
+        sums_.streams += as_sum(origin.crc);
+        next_origin_ = std::max(next_origin_, origin.id + 1);
+        origins_[record.name] = origin;
+        loaded_.origins.push_back(std::move(record));
     }
-    Statement streams = need(db_.prepare(
-        "SELECT s.id, o.name, s.topic, s.kind, s.seq, s.epoch, s.pseq, s.floor_pos, s.floor_seq "
-        "FROM streams s JOIN origins o ON o.id = s.origin ORDER BY s.id"));
+    Statement streams = need(db_.prepare(kStreamRows));
     while (need(streams.step())) {
-        StreamRecord record{streams.text(1),
-                            streams.text(2),
-                            static_cast<StreamKind>(streams.integer(3)),
-                            position_of(streams.integer(4), "a stream's position", db_),
-                            streams.natural(5),
-                            streams.natural(6),
-                            position_of(streams.integer(7), "a stream's floor", db_),
-                            position_of(streams.integer(8), "a stream's floor", db_)};
-        next_stream_ = count_of(streams.integer(0), "a stream's id", db_) + 1;
-        StreamName name{record.origin, record.topic};
-        streams_[std::move(name)] = {streams.integer(0), true, std::move(record)};
+        Stream stream{streams.integer(0), true, stream_record(streams), streams.integer(9),
+                      streams.integer(10)};
+        if (stream_checksum(stream.id, stream.record, stream.head) != stream.crc ||
+            !is_count(stream.id) || !is_count(streams.integer(4))) {
+            throw damaged("the row of a stream is damaged");
+        }
+        sums_.streams += as_sum(stream.crc);
+        next_stream_ = std::max(next_stream_, stream.id + 1);
+        StreamName name{stream.record.origin, stream.record.topic};
+        streams_[std::move(name)] = std::move(stream);
+    }
+    if (sums_at_open_ && sums_at_open_->streams != sums_.streams) {
+        throw damaged("rows of streams or origins are gone, or are not the newest");
     }
 }
 
-/// Compares the positions with the log, both ways. One index lookup a stream.
-void Store::check_log() {
-    std::uint64_t newest =
-        position_of(need(db_.number("SELECT max(pos) FROM log")), "a row's position", db_);
-    Statement last = need(db_.prepare("SELECT max(seq) FROM log WHERE stream = ?"));
-    bool lost = false;
+/// A key of the log that no row can have is damage, and would leave no room for the next.
+void Store::drop_impossible_rows() {
+    const std::string limit = std::to_string(kCountMax);
+    const std::string impossible = " FROM log WHERE pos < 1 OR pos > " + limit;
+    const std::int64_t rows = need(db_.number("SELECT count(*)" + impossible));
+    if (rows > 0) {
+        need(db_.execute("DELETE" + impossible));
+        repaired(std::to_string(rows) + " rows of the log with impossible positions were removed");
+        clean_ = false;
+    }
+}
+
+/// Compares the positions with the log, both ways, by the newest row of each stream; and the chain
+/// behind them after a start that was not clean.
+void Store::check_log(Now now) {
+    const std::int64_t newest = need(db_.number("SELECT max(pos) FROM log"));
+    std::uint64_t known = static_cast<std::uint64_t>(newest);
+    for (const auto& [name, stream] : streams_) {
+        known = std::max(known, stream.record.floor_pos);
+    }
+    bool lost = known < pos_;
+    pos_ = std::max(pos_, known);
+    const std::uint64_t committed = pos_;
+    const std::size_t before = repairs_.size();
     for (auto& [name, stream] : streams_) {
-        StreamRecord& record = stream.record;
-        newest = std::max(newest, record.floor_pos);
-        last.bind(stream.id);
-        need(last.step());
-        const std::uint64_t seq = std::max(
-            position_of(last.integer(0), "a row's position in its stream", db_), record.floor_seq);
-        if (seq != record.seq) {
-            lost = lost || seq < record.seq;
-            repairs_.push_back("stream " + record.origin + "/" + record.topic + " said seq " +
-                               std::to_string(record.seq) + ", the log has " + std::to_string(seq));
-            record.seq = std::max(seq, record.seq);
-            write_stream(stream);
+        if (stream.record.kind != StreamKind::kReport) {
+            const std::uint64_t seq = stream.record.seq;
+            check_tail(stream, now);
+            lost = lost || pos_ > committed || stream.record.seq < seq;
         }
     }
-    last.rewind();
-    if (lost || newest < pos_) {
+    if (lost) {
         renew_epoch("the log lacks rows that were committed");
     }
-    pos_ = std::max(pos_, newest);
     need(sql_.meta.run("pos", pos_));
+    if (!clean_ || repairs_.size() > before) {
+        check_chain(pos_ > kCheckRowsMax ? pos_ - kCheckRowsMax : 0);
+    }
+}
+
+/// Where the newest rows are gone, a gap stands for them from now on.
+void Store::check_tail(Stream& stream, Now now) {
+    Statement last = need(db_.prepare("SELECT" + std::string(kLogColumns) +
+                                      "FROM log l WHERE l.stream = ? ORDER BY l.seq DESC LIMIT 1"));
+    StreamRecord& record = stream.record;
+    std::uint64_t seq = record.floor_seq;
+    last.bind(stream.id);
+    std::int64_t pos = 0;
+    std::int64_t crc = stream.head;
+    if (need(last.step())) {
+        const LogRow row = log_row(last);
+        seq = std::max(seq, static_cast<std::uint64_t>(row.seq));
+        crc = row.crc;
+        pos = row.pos;
+    }
+    last.rewind();
+    const std::string name = "stream " + record.origin + "/" + record.topic;
+    Changes changes = begin_changes();
+    if (seq > record.seq) {
+        if (!is_count(static_cast<std::int64_t>(seq))) {
+            throw Failure{{Errc::kCorrupt, db_.path() + ": " + name + " has an impossible row"}};
+        }
+        repaired(name + " said seq " + std::to_string(record.seq) + ", the log has " +
+                 std::to_string(seq));
+        record.seq = seq;
+        stream.head = crc;
+        write_stream(stream, changes);
+    } else if (seq < record.seq) {
+        repaired(name + " said seq " + std::to_string(record.seq) + ", the log has " +
+                 std::to_string(seq) + ": a gap takes the place of the rest");
+        Message gap;
+        gap.kind = Kind::kGap;
+        gap.origin = record.origin;
+        gap.topic = record.topic;
+        gap.seq = record.seq;
+        gap.pos = ++pos_;
+        gap.at = now.wall;
+        gap.detail = Gap{gap.seq, "the log lost it"};
+        write_row(gap, stream, make_stamp(now, boot_), now.mono);
+        write_stream(stream, changes);
+    } else if (crc != stream.head && crc != kDisowned) {
+        need(db_.execute("UPDATE log SET crc = " + std::to_string(kDisowned) +
+                         " WHERE pos = " + std::to_string(pos)));
+        repaired(name + ": its newest row is not the one that was committed; it is a gap now");
+    }
+    sums_ = changes.sums;
+}
+
+/// True: nothing is wrong with the rows from `from_pos` on.
+bool Store::check_chain(std::uint64_t from_pos) {
+    bool right = true;
+    bool reindexed = false;
+    for (const auto& [name, stream] : streams_) {
+        if (check_chain_of(stream, from_pos, reindexed)) {
+            continue;
+        }
+        right = false;
+        reindexed = true;
+    }
+    return right;
+}
+
+bool Store::check_chain_of(const Stream& stream, std::uint64_t from_pos, bool reindexed) {
+    Findings found = walk(stream, from_pos);
+    if (found.missing > 0 && !reindexed) {
+        need(db_.execute("REINDEX log_by_stream"));  // It may be the index that lacks them.
+        const Findings again = walk(stream, from_pos);
+        if (again.missing < found.missing) {
+            repaired("the index of the log was made anew: it lacked " +
+                     std::to_string(found.missing - again.missing) + " rows");
+        }
+        found = again;
+    }
+    for (const std::int64_t pos : found.replaced) {
+        need(db_.execute("UPDATE log SET crc = " + std::to_string(kDisowned) +
+                         " WHERE pos = " + std::to_string(pos)));
+    }
+    if (found.missing + found.damaged + found.replaced.size() == 0) {
+        return true;
+    }
+    repaired("stream " + stream.record.origin + "/" + stream.record.topic + ": of the log's rows " +
+             std::to_string(found.damaged) + " are damaged, " +
+             std::to_string(found.replaced.size()) + " are not the ones that were committed, " +
+             std::to_string(found.missing) + " are missing: readers get gaps for them");
+    return false;
+}
+
+/// From the newest row down: each one that is intact vouches for the one before.
+Store::Findings Store::walk(const Stream& stream, std::uint64_t from_pos) {
+    Findings found;
+    Statement read = need(db_.prepare("SELECT" + std::string(kLogColumns) +
+                                      "FROM log l WHERE l.stream = ? ORDER BY l.seq DESC"));
+    std::uint64_t next = stream.record.seq;
+    std::optional<std::int64_t> expected = stream.head;
+    read.bind(stream.id);
+    while (need(read.step())) {
+        const LogRow row = log_row(read);
+        const auto seq = static_cast<std::uint64_t>(row.seq);
+        if (seq != next) {
+            found.missing += seq < next ? next - seq : 0;
+            expected.reset();
+        }
+        next = seq - 1;
+        if (!row.intact()) {
+            ++found.damaged;
+            expected.reset();
+        } else if (expected && row.crc != *expected) {
+            found.replaced.push_back(row.pos);
+            expected.reset();
+        } else {
+            expected = row.prev;
+        }
+        if (static_cast<std::uint64_t>(row.pos) < from_pos) {
+            return found;
+        }
+    }
+    if (stream.record.kind != StreamKind::kReport && next > stream.record.floor_seq) {
+        found.missing += next - stream.record.floor_seq;
+    }
+    return found;
+}
+
+Result<bool> Store::check_all() {
+    try {
+        Transaction transaction = need(Transaction::begin(db_));
+        const bool right = check_chain(0);
+        need(transaction.commit());
+        return right;
+    } catch (const Failure& failure) {
+        return failure.error;
+    }
 }
 
 void Store::renew_epoch(const std::string& why) {
-    loaded_.epoch = Random::from_system().hex(16);
-    need(sql_.meta.run("log_epoch", loaded_.epoch));
-    repairs_.push_back("the log has a new epoch, clients start from a snapshot: " + why);
+    epoch_ = Random::from_system().hex(16);
+    need(sql_.meta.run("log_epoch", epoch_));
+    repaired("the log has a new epoch, clients start from a snapshot: " + why);
+}
+
+void Store::repaired(std::string what) {
+    if (repairs_.size() < kRepairsMax) {
+        repairs_.push_back(std::move(what));
+    } else if (repairs_.size() == kRepairsMax) {
+        repairs_.emplace_back("and more, which are not told one by one");
+    }
 }
 
 void Store::load_state(Now now) {
@@ -279,6 +451,7 @@ void Store::load_state(Now now) {
         const bool intact =
             state_checksum(read.integer(0), read.bytes(1), read.natural(2), read.natural(3), stamp,
                            read.bytes(7), read.bytes(8)) == read.integer(9);
+        sums_.state += as_sum(read.integer(9));
         auto message = decode_row(read.bytes(7), read.bytes(8), stamp, boot_, now);
         if (!intact || !message) {
             damaged.emplace_back(read.integer(0), read.text(1));
@@ -286,7 +459,8 @@ void Store::load_state(Now now) {
         }
         message->seq = read.natural(2);
         message->pos = read.natural(3);
-        loaded_.values.push_back(std::move(*message));
+        ValueName name{{message->origin, message->topic}, message->key};
+        values_.insert_or_assign(std::move(name), std::move(*message));
     }
     for (const auto& [stream, key] : damaged) {
         rebuild(stream, key, now);
@@ -296,85 +470,88 @@ void Store::load_state(Now now) {
 /// Takes the newest intact value of the key from the log; without one the key is gone.
 void Store::rebuild(std::int64_t stream, const std::string& key, Now now) {
     need(sql_.end_key.run(stream, key));
-    Statement read =
-        need(db_.prepare("SELECT pos, seq, at_ms, boot, mono_us, header, body, crc FROM log "
-                         "WHERE stream = ? AND kind = 1 ORDER BY seq DESC LIMIT ?"));
-    read.bind(stream, std::int64_t{kReplayRowsMax});
+    Statement read = need(
+        db_.prepare("SELECT" + std::string(kLogColumns) +
+                    "FROM log l WHERE l.stream = ? AND l.kind = 1 ORDER BY l.seq DESC LIMIT ?"));
+    read.bind(stream, kReplayRowsMax);
     while (need(read.step())) {
-        const Stamp stamp{read.integer(2), read.integer(3), read.integer(4)};
-        auto message = decode_row(read.bytes(5), read.bytes(6), stamp, boot_, now);
+        const LogRow row = log_row(read);
+        auto message = row.message(boot_, now);
         if (!message || message->key != key) {
-            continue;
-        }
-        message->pos = read.natural(0);
-        message->seq = read.natural(1);
-        if (row_checksum(stream, *message, stamp, read.bytes(5), read.bytes(6)) !=
-            read.integer(7)) {
             continue;
         }
         if (message->final) {
             break;
         }
-        need(sql_.state.run(stream, key, message->seq, message->pos, stamp.at_ms, stamp.boot,
-                            stamp.mono_us, Blob{read.bytes(5)}, Blob{read.bytes(6)},
-                            state_checksum(stream, key, message->seq, message->pos, stamp,
-                                           read.bytes(5), read.bytes(6))));
-        repairs_.push_back("a damaged value of " + message->origin + "/" + message->topic +
-                           " key '" + key + "' was rebuilt from the log");
-        loaded_.values.push_back(std::move(*message));
+        repaired("a damaged value of " + message->origin + "/" + message->topic + " key '" + key +
+                 "' was rebuilt from the log");
+        restore_value(stream, std::move(*message), row.stamp, row.header, row.body);
         return;
     }
-    repairs_.push_back("a damaged value with key '" + key + "' is not in the log and was dropped");
+    repaired("a damaged value with key '" + key + "' is not in the log and was dropped");
 }
 
-/// A commit upserts the state with the log. Where the log is nevertheless ahead, the log is right.
+void Store::restore_value(std::int64_t stream, Message message, const Stamp& stamp,
+                          std::string_view header, std::string_view body) {
+    need(sql_.state.run(
+        stream, message.key, message.seq, message.pos, stamp.at_ms, stamp.boot, stamp.mono_us,
+        Blob{header}, Blob{body},
+        state_checksum(stream, message.key, message.seq, message.pos, stamp, header, body)));
+    ValueName name{{message.origin, message.topic}, message.key};
+    values_.insert_or_assign(std::move(name), std::move(message));
+}
+
+/// A commit upserts the state with the log. Where the log is nevertheless ahead, the log is right;
+/// where rows of the state are gone, all of the log is read for them.
 void Store::replay_values(Now now) {
+    const bool incomplete = sums_at_open_ && sums_at_open_->state != sums_.state;
+    if (incomplete) {
+        repaired("rows of the state are gone, or are not the newest: held against the whole log");
+    }
     std::map<StreamName, std::uint64_t> state_seq;
-    for (const Message& value : loaded_.values) {
-        std::uint64_t& seq = state_seq[{value.origin, value.topic}];
+    for (const auto& [name, value] : values_) {
+        std::uint64_t& seq = state_seq[name.first];
         seq = std::max(seq, value.seq);
     }
-    Statement read =
-        need(db_.prepare("SELECT pos, seq, at_ms, boot, mono_us, header, body, crc FROM log "
-                         "WHERE stream = ? AND seq > ? AND kind = 1 ORDER BY seq LIMIT ?"));
-    for (const auto& [name, from] : state_seq) {
-        const auto found = streams_.find(name);
-        if (found == streams_.end()) {
+    for (const auto& [name, stream] : streams_) {
+        if (incomplete) {
+            replay(name, stream, 0, now);
+        } else if (const auto from = state_seq.find(name); from != state_seq.end()) {
+            replay(name, stream, from->second, now);
+        }
+    }
+}
+
+void Store::replay(const StreamName& name, const Stream& stream, std::uint64_t from, Now now) {
+    Statement read = need(db_.prepare("SELECT" + std::string(kLogColumns) +
+                                      "FROM log l WHERE l.stream = ? AND l.seq > ? AND l.kind = 1 "
+                                      "ORDER BY l.seq LIMIT ?"));
+    read.bind(stream.id, from, from == 0 ? std::int64_t{-1} : kReplayRowsMax);
+    std::set<std::string> changed;
+    while (need(read.step())) {
+        const LogRow row = log_row(read);
+        auto message = row.message(boot_, now);
+        if (!message) {
             continue;
         }
-        const std::int64_t id = found->second.id;
-        read.bind(id, from, std::int64_t{kReplayRowsMax});
-        while (need(read.step())) {
-            const Stamp stamp{read.integer(2), read.integer(3), read.integer(4)};
-            auto message = decode_row(read.bytes(5), read.bytes(6), stamp, boot_, now);
-            if (!message) {
-                continue;
-            }
-            message->pos = read.natural(0);
-            message->seq = read.natural(1);
-            if (row_checksum(id, *message, stamp, read.bytes(5), read.bytes(6)) !=
-                read.integer(7)) {
-                continue;
-            }
-            const auto older = std::erase_if(loaded_.values, [&](const Message& value) {
-                return value.origin == message->origin && value.topic == message->topic &&
-                       value.key == message->key;
-            });
-            if (message->final && older == 0) {
-                continue;  // It ended, and the state knows.
-            }
-            repairs_.push_back("the state of " + message->origin + "/" + message->topic + " key '" +
-                               message->key + "' was behind the log and was brought up to it");
-            if (message->final) {
-                need(sql_.end_key.run(id, message->key));
-                continue;
-            }
-            need(sql_.state.run(id, message->key, message->seq, message->pos, stamp.at_ms,
-                                stamp.boot, stamp.mono_us, Blob{read.bytes(5)}, Blob{read.bytes(6)},
-                                state_checksum(id, message->key, message->seq, message->pos, stamp,
-                                               read.bytes(5), read.bytes(6))));
-            loaded_.values.push_back(std::move(*message));
+        const auto held = values_.find({name, message->key});
+        if (held != values_.end() && held->second.seq >= message->seq) {
+            continue;
         }
+        if (message->final) {
+            if (held != values_.end()) {  // Else it ended, and the state knows.
+                changed.insert(message->key);
+                need(sql_.end_key.run(stream.id, message->key));
+                values_.erase(held);
+            }
+            continue;
+        }
+        changed.insert(message->key);
+        restore_value(stream.id, std::move(*message), row.stamp, row.header, row.body);
+    }
+    for (const std::string& key : changed) {
+        repaired("the state of " + name.first + "/" + name.second + " key '" + key +
+                 "' was behind the log and was brought up to it");
     }
 }
 
@@ -383,12 +560,13 @@ void Store::load_polls(Now now) {
         "SELECT origin, poll, at_ms, boot, mono_us, header, crc FROM polls ORDER BY origin, poll"));
     while (need(read.step())) {
         const Stamp stamp{read.integer(2), read.integer(3), read.integer(4)};
+        sums_.state += as_sum(read.integer(6));
         auto message = decode_row(read.bytes(5), {}, stamp, boot_, now);
         if (poll_checksum(read.integer(0), read.bytes(1), stamp, read.bytes(5)) !=
                 read.integer(6) ||
             !message || message->kind != Kind::kReport) {
-            repairs_.push_back("the damaged report of poll '" + read.text(1) +
-                               "' was dropped: its values have no as_of until it reports again");
+            repaired("the damaged report of poll '" + read.text(1) +
+                     "' was dropped: its values have no as_of until it reports again");
             continue;
         }
         PollState poll;
@@ -398,6 +576,24 @@ void Store::load_polls(Now now) {
         poll.age = message->age;
         loaded_.polls.push_back(std::move(poll));
     }
+}
+
+/// What was dropped or restored is in no sum yet.
+void Store::save_sums() {
+    sums_.state = 0;
+    for (const char* table : {"state", "polls"}) {
+        Statement read = need(db_.prepare(std::string("SELECT crc FROM ") + table));
+        while (need(read.step())) {
+            sums_.state += read.natural(0);
+        }
+    }
+    if (!sums_at_open_ || *sums_at_open_ != sums_) {
+        write_sums(sums_);
+    }
+}
+
+void Store::mark_clean() {
+    static_cast<void>(sql_.meta.run("clean", std::int64_t{1}));
 }
 
 // ---- Committing ----
@@ -419,9 +615,15 @@ Result<Committed> Store::commit(const Batch& batch) {
     }
 }
 
-Committed Store::write(const Batch& batch, bool row_by_row) {
+Store::Changes Store::begin_changes() const {
     Changes changes;
     changes.pos = pos_;
+    changes.sums = sums_;
+    return changes;
+}
+
+Committed Store::write(const Batch& batch, bool row_by_row) {
+    Changes changes = begin_changes();
     Transaction transaction = need(Transaction::begin(db_));
     for (const OriginRecord& origin : batch.origins) {
         write_origin(origin, changes);
@@ -435,8 +637,8 @@ Committed Store::write(const Batch& batch, bool row_by_row) {
         }
     }
     write_rows(batch, row_by_row, changes);
-    for (const auto& [name, stream] : changes.streams) {
-        write_stream(stream);
+    for (auto& [name, stream] : changes.streams) {
+        write_stream(stream, changes);
     }
     const Stamp stamp = make_stamp(batch.now, boot_);
     for (const PollState& poll : batch.polls) {
@@ -446,14 +648,29 @@ Committed Store::write(const Batch& batch, bool row_by_row) {
     if (!batch.epoch.empty()) {
         need(sql_.meta.run("log_epoch", batch.epoch));
     }
+    write_sums(changes.sums);
     need(transaction.commit());
+    Committed committed{changes.pos, std::move(changes.poisoned)};
+    adopt(std::move(changes));
+    return committed;
+}
+
+/// What has been committed counts from here on.
+void Store::adopt(Changes changes) {
     pos_ = changes.pos;
+    sums_ = changes.sums;
     for (auto& [name, stream] : changes.streams) {
         stream.saved = true;
         streams_[name] = std::move(stream);
     }
-    origins_.merge(changes.origins);
-    return {pos_, std::move(changes.poisoned)};
+    for (auto& [name, origin] : changes.origins) {
+        origins_[name] = origin;
+    }
+}
+
+void Store::write_sums(const Sums& sums) {
+    need(sql_.meta.run("streams_sum", sums.streams));
+    need(sql_.meta.run("state_sum", sums.state));
 }
 
 void Store::write_rows(const Batch& batch, bool row_by_row, Changes& changes) {
@@ -462,7 +679,7 @@ void Store::write_rows(const Batch& batch, bool row_by_row, Changes& changes) {
     for (const Message& row : batch.rows) {
         Stream& stream = stream_of(row.origin, row.topic, changes);
         if (!stream.saved) {
-            write_stream(stream);  // The row refers to it.
+            write_stream(stream, changes);  // The row refers to it.
             stream.saved = true;
         }
         stream.record.seq = row.seq;
@@ -492,46 +709,75 @@ void Store::write_rows(const Batch& batch, bool row_by_row, Changes& changes) {
         }
     }
     for (const auto& [key, row] : newest) {
-        write_state(*row, stream_of(row->origin, row->topic, changes), stamp, batch.now.mono);
+        write_state(*row, stream_of(row->origin, row->topic, changes), stamp, batch.now.mono,
+                    changes);
     }
 }
 
-void Store::write_origin(const OriginRecord& origin, Changes& changes) {
-    const std::int64_t id = origin_of(origin.name, changes);
-    need(sql_.origin.run(id, origin.name, origin.epoch, origin.instance));
+void Store::write_origin(const OriginRecord& record, Changes& changes) {
+    Origin& origin = origin_of(record.name, changes);
+    const std::int64_t crc = origin_checksum(origin.id, record);
+    changes.sums.streams += as_sum(crc) - as_sum(std::exchange(origin.crc, crc));
+    need(sql_.origin.run(origin.id, record.name, record.epoch, record.instance, crc));
 }
 
-void Store::write_row(const Message& row, const Stream& stream, const Stamp& stamp, Mono now) {
+void Store::write_row(const Message& row, Stream& stream, const Stamp& stamp, Mono now) {
     const auto [header, body] = encode_record(row, now);
-    need(sql_.log.run(row.pos, stream.id, row.seq, std::int64_t{static_cast<int>(row.kind)},
-                      stamp.at_ms, stamp.boot, stamp.mono_us, Blob{header}, Blob{view(body)},
-                      row_checksum(stream.id, row, stamp, header, view(body))));
+    const LogRow written{.pos = static_cast<std::int64_t>(row.pos),
+                         .stream = stream.id,
+                         .seq = static_cast<std::int64_t>(row.seq),
+                         .kind = static_cast<int>(row.kind),
+                         .stamp = stamp,
+                         .header = header,
+                         .body = view(body),
+                         .prev = stream.head};
+    const std::int64_t crc = written.checksum();
+    need(sql_.log.run(written.pos, written.stream, written.seq, written.kind, stamp.at_ms,
+                      stamp.boot, stamp.mono_us, Blob{header}, Blob{written.body}, crc,
+                      stream.head));
+    stream.head = crc;
 }
 
-void Store::write_state(const Message& row, const Stream& stream, const Stamp& stamp, Mono now) {
+void Store::write_state(const Message& row, const Stream& stream, const Stamp& stamp, Mono now,
+                        Changes& changes) {
+    sql_.state_crc.bind(stream.id, row.key);
+    if (need(sql_.state_crc.step())) {
+        changes.sums.state -= sql_.state_crc.natural(0);
+    }
+    sql_.state_crc.rewind();
     if (row.final) {
         need(sql_.end_key.run(stream.id, row.key));
         return;
     }
     const auto [header, body] = encode_record(row, now);
-    need(sql_.state.run(
-        stream.id, row.key, row.seq, row.pos, stamp.at_ms, stamp.boot, stamp.mono_us, Blob{header},
-        Blob{view(body)},
-        state_checksum(stream.id, row.key, row.seq, row.pos, stamp, header, view(body))));
+    const std::int64_t crc =
+        state_checksum(stream.id, row.key, row.seq, row.pos, stamp, header, view(body));
+    need(sql_.state.run(stream.id, row.key, row.seq, row.pos, stamp.at_ms, stamp.boot,
+                        stamp.mono_us, Blob{header}, Blob{view(body)}, crc));
+    changes.sums.state += as_sum(crc);
 }
 
 void Store::write_poll(const PollState& poll, const Stamp& stamp, Mono now, Changes& changes) {
-    const std::int64_t origin = origin_of(poll.origin, changes);
+    const std::int64_t origin = origin_of(poll.origin, changes).id;
+    sql_.poll_crc.bind(origin, poll.report.poll);
+    if (need(sql_.poll_crc.step())) {
+        changes.sums.state -= sql_.poll_crc.natural(0);
+    }
+    sql_.poll_crc.rewind();
     const auto [header, body] = encode_record(to_message(poll), now);
+    const std::int64_t crc = poll_checksum(origin, poll.report.poll, stamp, header);
     need(sql_.poll.run(origin, poll.report.poll, stamp.at_ms, stamp.boot, stamp.mono_us,
-                       Blob{header}, poll_checksum(origin, poll.report.poll, stamp, header)));
+                       Blob{header}, crc));
+    changes.sums.state += as_sum(crc);
 }
 
-void Store::write_stream(const Stream& stream) {
+void Store::write_stream(Stream& stream, Changes& changes) {
     const StreamRecord& record = stream.record;
+    const std::int64_t crc = stream_checksum(stream.id, record, stream.head);
+    changes.sums.streams += as_sum(crc) - as_sum(std::exchange(stream.crc, crc));
     need(sql_.stream.run(stream.id, record.origin, record.topic,
                          std::int64_t{static_cast<int>(record.kind)}, record.seq, record.epoch,
-                         record.pseq));
+                         record.pseq, record.floor_pos, record.floor_seq, stream.head, crc));
 }
 
 Store::Stream& Store::stream_of(const std::string& origin, const std::string& topic,
@@ -544,24 +790,25 @@ Store::Stream& Store::stream_of(const std::string& origin, const std::string& to
         return changes.streams.emplace(name, known->second).first->second;
     }
     origin_of(origin, changes);
-    Stream stream{next_stream_++, false, {}};
+    Stream stream;
+    stream.id = next_stream_++;
     stream.record.origin = origin;
     stream.record.topic = topic;
     return changes.streams.emplace(name, std::move(stream)).first->second;
 }
 
-/// The origin's id; one that is new gets a row, so that its place in the order of arrival is kept.
-std::int64_t Store::origin_of(const std::string& name, Changes& changes) {
-    if (const auto known = origins_.find(name); known != origins_.end()) {
-        return known->second;
-    }
+/// One that is new gets a row, so that its place in the order of arrival is kept.
+Store::Origin& Store::origin_of(const std::string& name, Changes& changes) {
     if (const auto changed = changes.origins.find(name); changed != changes.origins.end()) {
         return changed->second;
     }
-    const std::int64_t id = next_origin_++;
-    changes.origins[name] = id;
-    need(sql_.origin.run(id, name, std::uint64_t{0}, ""));
-    return id;
+    if (const auto known = origins_.find(name); known != origins_.end()) {
+        return changes.origins.emplace(name, known->second).first->second;
+    }
+    Origin& origin = changes.origins[name];
+    origin.id = next_origin_++;
+    write_origin({name, 0, ""}, changes);
+    return origin;
 }
 
 // ---- Retention ----
@@ -581,11 +828,18 @@ Result<std::size_t> Store::trim(Now now, const TrimLimits& limits) {
         for (const Trimmed& row : trimmed) {
             last.insert_or_assign(row.stream, row);
         }
-        for (const auto& [stream, row] : last) {
-            need(sql_.trim_stream.run(stream->id, row.seq));
-            need(sql_.floor.run(row.pos, row.seq, stream->id));
+        Changes changes = begin_changes();
+        for (const auto& [trimmed_from, row] : last) {
+            Stream& stream =
+                stream_of(trimmed_from->record.origin, trimmed_from->record.topic, changes);
+            need(sql_.trim_stream.run(stream.id, row.seq));
+            stream.record.floor_pos = row.pos;
+            stream.record.floor_seq = row.seq;
+            write_stream(stream, changes);
         }
+        write_sums(changes.sums);
         need(transaction.commit());
+        adopt(std::move(changes));
         return trimmed.size();
     } catch (const Failure& failure) {
         return refused(failure.error);
@@ -600,6 +854,9 @@ Error Store::refused(Error error) {
             log_error(kReserveGivenUp, {{"error", error.message}});
         }
         checkpoint();
+    }
+    if (error.code == Errc::kCorrupt || error.code == Errc::kConflict) {
+        suspect(db_.path());
     }
     return error;
 }
@@ -670,11 +927,16 @@ Result<std::uint64_t> Store::bytes() {
 }
 
 Store::Size Store::size() {
-    const std::int64_t pages = need(db_.number("PRAGMA page_count"));
-    const std::int64_t free = need(db_.number("PRAGMA freelist_count"));
-    const std::int64_t bytes = need(db_.number("PRAGMA page_size"));
-    return {static_cast<std::uint64_t>((pages - free) * bytes),
-            static_cast<std::uint64_t>(pages * bytes)};
+    const auto number = [](Statement& pragma) {
+        pragma.rewind();
+        const bool row = need(pragma.step());
+        const std::uint64_t found = row ? pragma.natural(0) : 0;
+        pragma.rewind();
+        return found;
+    };
+    const std::uint64_t pages = number(sql_.pages);
+    const std::uint64_t used = pages - std::min(pages, number(sql_.free_pages));
+    return {used * kPageBytes, pages * kPageBytes};
 }
 
 }  // namespace sigmacast::storage

@@ -5,6 +5,12 @@
 //     auto store = Store::open("data/sigmacast.db", system_now());   // checks, repairs, loads
 //     Loaded loaded = (*store)->take_loaded();
 //     (*store)->commit(batch);
+//     (*store)->mark_clean();   // The next start need not look for what a power cut leaves.
+//
+// What a start checks, and what it does about damage, is in storage/README.md. In short: a damaged
+// or missing value is rebuilt from the log; a damaged row of the log becomes a gap; a file that
+// SQLite cannot use is put aside under another name, never deleted, and what can be read of it is
+// the beginning of a new one with a new epoch. Each repair is one sentence in repairs().
 //
 // A row that the database refuses (poison: too large, violates a constraint) becomes a gap row; a
 // database that refuses (full, read-only, I/O error) is an error for the whole batch, which left no
@@ -17,6 +23,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -31,6 +38,8 @@ namespace sigmacast::storage {
 inline constexpr int kRowBytesMax = 16 << 20;
 /// Rows that one trim removes at most, so that it never holds a commit up for long.
 inline constexpr int kTrimRowsMax = 1000;
+/// After a start that was not clean the newest rows are held against the chain, this many.
+inline constexpr std::uint64_t kCheckRowsMax = 200'000;
 /// While the disk is full, trim() keeps so much of the file free for what comes; of a small file an
 /// eighth.
 inline constexpr std::uint64_t kSpareBytesMax = 4u << 20;
@@ -44,20 +53,29 @@ struct TrimLimits {
 class Store {
  public:
     /// Opens or makes the file, brings its schema up to date, checks state against the log and
-    /// repairs what it can. `boot` identifies this boot of the machine.
+    /// repairs what it can. `boot` identifies this boot of the machine. Errors: kUnsupported (a
+    /// newer schema, or not ours), kFull, kUnavailable.
     static Result<std::unique_ptr<Store>> open(const std::string& path, Now now,
                                                const std::string& boot = boot_id());
 
     /// What the file held. To be called once.
     Loaded take_loaded() { return std::move(loaded_); }
 
-    /// Errors: kFull, kUnavailable, kCorrupt: nothing was written; the same batch may be tried
-    /// again.
+    /// Errors: kFull, kUnavailable: nothing was written; the same batch may be tried again.
+    /// kCorrupt, kConflict: the file is not what it should be; the next open() looks at all of it
+    /// and mends it.
     Result<Committed> commit(const Batch& batch);
 
     /// Removes up to kTrimRowsMax rows that are past the limits. Returns how many: 0 when there are
     /// none; then it looks after the reserve. To be called soon after kFull.
     Result<std::size_t> trim(Now now, const TrimLimits& limits);
+
+    /// Holds every row of the log against the chain. True: nothing is wrong. What is wrong is
+    /// mended as at a start, with a sentence in repairs().
+    Result<bool> check_all();
+
+    /// Whatever comes after it takes the mark back. Fails silently: the next start checks more.
+    void mark_clean();
 
     void checkpoint() { db_.checkpoint(); }
     [[nodiscard]] int wal_pages() const { return db_.wal_pages(); }
@@ -70,57 +88,91 @@ class Store {
 
  private:
     using StreamName = std::pair<std::string, std::string>;  // origin, topic
+    using ValueName = std::pair<StreamName, std::string>;    // stream, key
+    struct Origin {
+        std::int64_t id = 0;
+        std::int64_t crc = 0;  // Of its row; 0: it has none yet.
+    };
     struct Stream {
         std::int64_t id = 0;
         bool saved = false;
         StreamRecord record;
+        std::int64_t head = 0;  // The checksum of its newest row in the log.
+        std::int64_t crc = 0;   // Of its row.
     };
     struct Statements {
-        Statement origin, stream, log, state, end_key, poll, meta, first_rows, oldest_rows,
-            trim_stream, floor;
+        Statement origin, stream, log, state, state_crc, end_key, poll, poll_crc, meta, first_rows,
+            oldest_rows, trim_stream, pages, free_pages;
+    };
+    /// The checksums of all rows of a table, added up: a row that is gone, or is an older version
+    /// of itself, shows in its sum.
+    struct Sums {
+        std::uint64_t streams = 0;  // And origins.
+        std::uint64_t state = 0;    // And polls.
+        bool operator==(const Sums&) const = default;
     };
     /// What a transaction will have changed once it has committed.
     struct Changes {
         std::map<StreamName, Stream> streams;
-        std::map<std::string, std::int64_t> origins;
+        std::map<std::string, Origin> origins;
         std::vector<std::uint64_t> poisoned;
         std::uint64_t pos = 0;
+        Sums sums;
     };
     struct Trimmed {
         Stream* stream;
         std::uint64_t pos;
         std::uint64_t seq;
     };
-
     struct Size {
         std::uint64_t used;
         std::uint64_t file;
     };
+    /// What is wrong with the rows of a stream.
+    struct Findings {
+        std::uint64_t missing = 0;
+        std::uint64_t damaged = 0;
+        std::vector<std::int64_t> replaced;  // Their positions.
+    };
 
     Store(Database db, Statements statements, std::int64_t boot);
-    static std::unique_ptr<Store> open_once(const std::string& path, Now now,
-                                            const std::string& boot);
+    static Result<std::unique_ptr<Store>> try_open(const std::string& path, Now now,
+                                                   const std::string& boot);
     static Statements prepare(Database& db);
 
     void load(Now now);
     void load_meta();
     void load_streams();
-    void check_log();
+    void drop_impossible_rows();
+    void check_log(Now now);
+    void check_tail(Stream& stream, Now now);
+    bool check_chain(std::uint64_t from_pos);
+    bool check_chain_of(const Stream& stream, std::uint64_t from_pos, bool reindexed);
+    Findings walk(const Stream& stream, std::uint64_t from_pos);
     void load_state(Now now);
-    void replay_values(Now now);
     void rebuild(std::int64_t stream, const std::string& key, Now now);
+    void replay_values(Now now);
+    void replay(const StreamName& name, const Stream& stream, std::uint64_t from, Now now);
+    void restore_value(std::int64_t stream, Message message, const Stamp& stamp,
+                       std::string_view header, std::string_view body);
     void load_polls(Now now);
+    void save_sums();
     void renew_epoch(const std::string& why);
+    void repaired(std::string what);
 
     Committed write(const Batch& batch, bool row_by_row);
     void write_rows(const Batch& batch, bool row_by_row, Changes& changes);
     void write_origin(const OriginRecord& origin, Changes& changes);
-    void write_row(const Message& row, const Stream& stream, const Stamp& stamp, Mono now);
-    void write_state(const Message& row, const Stream& stream, const Stamp& stamp, Mono now);
+    void write_row(const Message& row, Stream& stream, const Stamp& stamp, Mono now);
+    void write_state(const Message& row, const Stream& stream, const Stamp& stamp, Mono now,
+                     Changes& changes);
     void write_poll(const PollState& poll, const Stamp& stamp, Mono now, Changes& changes);
-    void write_stream(const Stream& stream);
+    void write_stream(Stream& stream, Changes& changes);
+    void write_sums(const Sums& sums);
     Stream& stream_of(const std::string& origin, const std::string& topic, Changes& changes);
-    std::int64_t origin_of(const std::string& name, Changes& changes);
+    Origin& origin_of(const std::string& name, Changes& changes);
+    [[nodiscard]] Changes begin_changes() const;
+    void adopt(Changes changes);
 
     Error refused(Error error);
     void keep_reserve();
@@ -134,11 +186,16 @@ class Store {
     bool full_ = false;  // The disk was, and there was no room yet for a new reserve.
     Statements sql_;
     std::int64_t boot_;
-    std::map<std::string, std::int64_t> origins_;
+    std::map<std::string, Origin> origins_;
     std::map<StreamName, Stream> streams_;
     std::int64_t next_stream_ = 1;
     std::int64_t next_origin_ = 1;
     std::uint64_t pos_ = 0;
+    Sums sums_;
+    std::string epoch_;
+    bool clean_ = false;                   // What the file said when it was opened.
+    std::optional<Sums> sums_at_open_;     // And of its sums; none in a file of the first schema.
+    std::map<ValueName, Message> values_;  // While it loads.
     Loaded loaded_;
     std::vector<std::string> repairs_;
 };

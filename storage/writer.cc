@@ -34,6 +34,7 @@ struct Writer::Impl {
                 store->checkpoint();
             }
         }
+        store->mark_clean();
         store->checkpoint();
     }
 
@@ -55,7 +56,22 @@ struct Writer::Impl {
         if (!result && result.error().code == Errc::kFull) {
             next_trim = started;  // The next try finds room only if retention makes some.
         }
+        const bool committed = result.has_value();
         on_committed({std::move(result), took});
+        if (committed && limits.retain_bytes > 0) {
+            keep_size(batch.rows.size());
+        }
+    }
+
+    /// Beyond its size the log loses rows as fast as it gets them, not at the next turn only: a
+    /// slice for each commit, more where one commit was larger than a slice.
+    void keep_size(std::size_t rows) {
+        for (std::size_t removed = 0; removed <= rows; removed += kTrimRowsMax) {
+            const auto bytes = store->bytes();
+            if (!bytes || *bytes <= limits.retain_bytes || !trim_slice()) {
+                return;
+            }
+        }
     }
 
     /// True: there may be more.

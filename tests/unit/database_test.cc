@@ -98,7 +98,7 @@ TEST_F(DatabaseTest, ANewerDatabaseIsRefusedByNameAndLeftAsItWas) {
     EXPECT_EQ(Errc::kUnsupported, refused.error().code);
     EXPECT_THAT(
         refused.error().message,
-        EndsWith("x.db has schema 9; this program knows up to 1: start the newer Sigmacast"));
+        EndsWith("x.db has schema 9; this program knows up to 2: start the newer Sigmacast"));
     EXPECT_EQ(9, db.number("PRAGMA user_version").value());
 }
 

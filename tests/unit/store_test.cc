@@ -301,7 +301,8 @@ TEST_F(StoreTest, AValueThatIsDamagedInStateAndLogIsDroppedAndNotBelieved) {
     open();
     ASSERT_EQ(1U, loaded_.values.size());
     EXPECT_EQ("b", loaded_.values[0].key);
-    EXPECT_THAT(store_->repairs(), ElementsAre(HasSubstr("is not in the log and was dropped")));
+    EXPECT_THAT(store_->repairs(), ElementsAre(HasSubstr("2 are damaged"),
+                                               HasSubstr("is not in the log and was dropped")));
 }
 
 TEST_F(StoreTest, ADamagedValueWhoseKeyHasEndedStaysEnded) {
@@ -383,8 +384,14 @@ TEST_F(StoreTest, ALogThatLacksCommittedRowsGetsANewEpochAndNeverReusesPositions
     execute("DELETE FROM log WHERE seq = 2");
     open();
     EXPECT_NE(epoch, loaded_.epoch);
-    EXPECT_EQ(2U, loaded_.pos);
+    EXPECT_EQ(3U, loaded_.pos) << "a gap stands for what is gone";
     EXPECT_EQ(2U, loaded_.streams.at(0).seq);
+    const LogRange found = range("e", 1, 2);
+    EXPECT_THAT(seqs(found), ElementsAre(1, 2));
+    EXPECT_EQ(Kind::kGap, found.items.at(1).kind);
+    const std::string renewed = loaded_.epoch;
+    open();
+    EXPECT_EQ(renewed, loaded_.epoch) << "once is enough";
 }
 
 TEST_F(StoreTest, ABatchMayRenewTheEpochOfTheLog) {
