@@ -171,6 +171,8 @@ void Broker::on_request(const std::string& peer, protocol::Any request, Now now)
         on_ask(peer, *ask, now);
     } else if (const auto* snapshot = std::get_if<protocol::SnapshotRequest>(&request)) {
         on_snapshot_request(peer, *snapshot, now);
+    } else if (const auto* history = std::get_if<protocol::HistoryRequest>(&request)) {
+        on_history(peer, *history, now);
     } else {
         ++counts_.unreadable;  // A message that only a broker sends.
     }
@@ -318,6 +320,13 @@ void Broker::take_value(Message message, Now now) {
     const std::optional<AsOf> as_of = message.age.as_of;
     const Mono sent = message.sent;
     message.age.quality = Quality::kLive;
+    // What a cut network held back for as long as a silence may last is no news of how it is now.
+    if (const auto silence = false ? std::nullopt :
+            freshness_.silence_of_value(message.origin, message.poll, sent, now)) {
+        message.age.quality = Quality::kStale;
+        message.age.reason = *silence;
+        message.age.source = "producer";
+    }
     add(std::move(message));
     if (unpolled) {
         vouch(stream.first, stream.second, as_of, sent, now);
@@ -810,6 +819,35 @@ void Broker::on_ask(const std::string& peer, const protocol::Ask& ask, Now now) 
     outputs_.reply(peer, std::move(answer));
 }
 
+/// Up to what is visible. Of a log whose epoch is about to change nothing is told any more.
+void Broker::on_history(const std::string& peer, const protocol::HistoryRequest& request, Now now) {
+    if (!next_epoch_.empty()) {
+        return;
+    }
+    protocol::History answer;
+    answer.id = request.id;
+    answer.epoch = epoch_;
+    answer.from = request.from;
+    answer.to = request.from;
+    answer.pos = committed_pos_;
+    if (request.epoch == epoch_ && request.from < committed_pos_) {
+        auto page = outputs_.read_history(request.from, committed_pos_, now);
+        if (!page) {
+            log_warn("a page of the log could not be read; the edge will ask again",
+                     {{"from", request.from}, {"error", page.error().message}});
+            return;
+        }
+        answer.to = page->to;
+        answer.floors = std::move(page->floors);
+        answer.items = std::move(page->items);
+        for (Message& item : answer.items) {
+            item.epoch = epoch_;
+        }
+    }
+    ++counts_.histories;
+    outputs_.reply(peer, std::move(answer));
+}
+
 /// To an edge an answer is as good as a head.
 void Broker::on_snapshot_request(const std::string& peer, const protocol::SnapshotRequest& request,
                                  Now now) {
@@ -842,7 +880,7 @@ void Broker::answer_snapshot(const std::string& peer, const protocol::SnapshotRe
     for (const auto& [name, stream] : streams_) {
         const std::uint64_t seq = followed && stream.events ? stream.loaded : stream.committed;
         if (seq > 0) {
-            snapshot.streams.push_back({name.first, name.second, seq});
+            snapshot.streams.push_back({name.first, name.second, seq, stream.events});
         }
     }
     snapshot.polls = polls();

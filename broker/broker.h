@@ -73,6 +73,8 @@ class BrokerOutputs {
     virtual Result<storage::LogRange> read_range(const std::string& origin,
                                                  const std::string& topic, sequence::Range range,
                                                  Now now) = 0;
+    virtual Result<storage::LogPage> read_history(std::uint64_t from, std::uint64_t to,
+                                                  Now now) = 0;
 
  protected:
     ~BrokerOutputs() = default;
@@ -92,6 +94,7 @@ class Broker {
         std::uint64_t gaps = 0;            // Rows that stand for something lost.
         std::uint64_t snapshots = 0;
         std::uint64_t ranges = 0;
+        std::uint64_t histories = 0;
     };
 
     /// `outputs` outlives this object.
@@ -184,6 +187,7 @@ class Broker {
     void on_ask(const std::string& peer, const protocol::Ask& ask, Now now);
     void on_snapshot_request(const std::string& peer, const protocol::SnapshotRequest& request,
                              Now now);
+    void on_history(const std::string& peer, const protocol::HistoryRequest& request, Now now);
     void answer_waiting();
     void answer_snapshot(const std::string& peer, const protocol::SnapshotRequest& request);
     void adopt_epoch(std::string epoch, Now now);

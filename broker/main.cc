@@ -96,6 +96,8 @@ class BrokerMetrics {
               "Producers refused because another owns the origin", ingest.conflicts);
         raise("sigmacast_broker_snapshots_total", "Snapshots for edges", counts.snapshots);
         raise("sigmacast_broker_ranges_total", "Ranges for edges", counts.ranges);
+        raise("sigmacast_broker_history_total", "Pages of the log for clients that were away",
+              counts.histories);
         raise("sigmacast_broker_trimmed_total", "Rows removed by retention", writer.rows_trimmed());
         raise("sigmacast_broker_bus_dropped_total", "Messages that found the bus queue full",
               node.dropped());
@@ -223,6 +225,10 @@ class Service final : public broker::BrokerOutputs {
     Result<storage::LogRange> read_range(const std::string& origin, const std::string& topic,
                                          sequence::Range range, Now now) override {
         return reader_.range(origin, topic, range, now);
+    }
+
+    Result<storage::LogPage> read_history(std::uint64_t from, std::uint64_t to, Now now) override {
+        return reader_.history(from, to, now);
     }
 
  private:

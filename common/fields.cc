@@ -338,10 +338,13 @@ std::vector<Mark> get_marks(const Reader& reader, std::string_view name) {
 
 void put_streams(Writer& writer, const std::vector<StreamHead>& streams) {
     writer.array("streams", streams, [](Packer& packer, const StreamHead& stream) {
-        packer.pack_array(3);
+        packer.pack_array(stream.events ? 4 : 3);
         pack_text(packer, stream.origin);
         pack_text(packer, stream.topic);
         packer.pack_uint64(stream.seq);
+        if (stream.events) {
+            packer.pack_uint8(1);
+        }
     });
 }
 
@@ -349,7 +352,8 @@ std::vector<StreamHead> get_streams(const Reader& reader) {
     std::vector<StreamHead> streams;
     for (const msgpack::object& item : reader.items("streams")) {
         const Tuple tuple(item, 3, reader, "streams");
-        streams.push_back({tuple.text(0), tuple.text(1), tuple.number(2)});
+        streams.push_back({tuple.text(0), tuple.text(1), tuple.number(2),
+                           tuple.size() > 3 && tuple.number(3) != 0});
     }
     return streams;
 }

@@ -154,6 +154,7 @@ class Tuple {
           std::string_view name);
     [[nodiscard]] std::string text(std::size_t index) const;
     [[nodiscard]] std::uint64_t number(std::size_t index) const;
+    [[nodiscard]] std::size_t size() const { return items_->size; }
 
  private:
     const msgpack::object_array* items_;

@@ -101,6 +101,14 @@ struct StreamHead {
     std::string origin;
     std::string topic;
     std::uint64_t seq = 0;
+    bool events = false;  // Of a snapshot: it has had events.
+};
+
+/// Where the log begins, for one stream: nothing of it is left up to `pos`.
+struct StreamFloor {
+    std::string origin;
+    std::string topic;
+    std::uint64_t pos = 0;
 };
 
 /// Sent each second, after what it names.

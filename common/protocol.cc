@@ -179,6 +179,32 @@ Frames write(const Snapshot& snapshot, Mono now) {
     return frames;
 }
 
+Frames write(const HistoryRequest& request, Mono) {
+    Writer writer = start("get_history");
+    writer.number("id", request.id);
+    writer.text("epoch", request.epoch);
+    writer.number("from", request.from);
+    return alone(std::move(writer));
+}
+
+Frames write(const History& history, Mono now) {
+    Writer writer = start("history");
+    writer.number("id", history.id);
+    writer.text("epoch", history.epoch);
+    writer.number("from", history.from);
+    writer.number("to", history.to);
+    writer.number("pos", history.pos);
+    writer.array("floors", history.floors, [](Packer& packer, const StreamFloor& floor) {
+        packer.pack_array(3);
+        fields::pack_text(packer, floor.origin);
+        fields::pack_text(packer, floor.topic);
+        packer.pack_uint64(floor.pos);
+    });
+    Frames frames = alone(std::move(writer));
+    append_records(frames, history.items, now);
+    return frames;
+}
+
 // ---- Reading: one function a message ----
 
 struct Input {
@@ -279,12 +305,34 @@ Any read_snapshot(const Input& in) {
     return snapshot;
 }
 
+Any read_get_history(const Input& in) {
+    return HistoryRequest{in.reader.number("id"), in.reader.text("epoch"),
+                          in.reader.number("from")};
+}
+
+Any read_history(const Input& in) {
+    History history;
+    history.id = in.reader.number("id");
+    history.epoch = in.reader.text("epoch");
+    history.from = in.reader.number("from");
+    history.to = in.reader.number("to");
+    history.pos = in.reader.number("pos");
+    for (const msgpack::object& item : in.reader.items("floors")) {
+        const Tuple tuple(item, 3, in.reader, "floors");
+        history.floors.push_back({tuple.text(0), tuple.text(1), tuple.number(2)});
+    }
+    Records records = read_records(in.frames, in.now);
+    history.items = std::move(records.read);
+    history.unreadable = records.unreadable;
+    return history;
+}
+
 struct Type {
     std::string_view name;
     Any (*read)(const Input&);
     bool has_records;
 };
-constexpr std::array<Type, 11> kTypes{{{"hello", read_hello, false},
+constexpr std::array<Type, 13> kTypes{{{"hello", read_hello, false},
                                        {"welcome", read_welcome, true},
                                        {"conflict", read_conflict, false},
                                        {"sync", read_sync, false},
@@ -294,7 +342,9 @@ constexpr std::array<Type, 11> kTypes{{{"hello", read_hello, false},
                                        {"range", read_range, true},
                                        {"get_snapshot", read_get_snapshot, false},
                                        {"snapshot", read_snapshot, true},
-                                       {"refused", read_refused, false}}};
+                                       {"refused", read_refused, false},
+                                       {"get_history", read_get_history, false},
+                                       {"history", read_history, true}}};
 
 const Type& type_of(const Reader& reader) {
     const std::string name = reader.text("t");

@@ -15,6 +15,8 @@
 //            <-          Snapshot {id, epoch, pos, streams, polls, records}
 //            ->          Ask {id, origin, topic, from, to}
 //            <-          Range {id, origin, topic, epoch, range, records, superseded}
+//            ->          HistoryRequest {id, epoch, from}          for clients that were away
+//            <-          History {id, epoch, from, to, pos, floors, records}
 //   either              <- Refused {why}                         its key does not allow this
 #pragma once
 
@@ -121,8 +123,28 @@ struct Snapshot {
         0;  // Decoding: records left out, as in Range. To be logged and counted.
 };
 
+/// A page of the log's events, of all streams.
+struct HistoryRequest {
+    std::uint64_t id = 0;
+    std::string epoch;
+    std::uint64_t from = 0;  // What comes after this position.
+};
+
+/// Every event and gap of the event streams after `from`, up to `to`, which may be any position
+/// up to `pos`. Where `epoch` is not the asker's, or `from` is beyond `pos`, `to` is `from`.
+struct History {
+    std::uint64_t id = 0;
+    std::string epoch;
+    std::uint64_t from = 0;
+    std::uint64_t to = 0;
+    std::uint64_t pos = 0;            // The log's, committed.
+    std::vector<StreamFloor> floors;  // Of event streams that have lost something after `from`.
+    std::vector<Message> items;       // In the order of pos.
+    std::uint64_t unreadable = 0;     // Decoding: records left out, as in Range.
+};
+
 using Any = std::variant<Hello, Welcome, Conflict, Sync, Durable, Unknown, Ask, Range,
-                         SnapshotRequest, Snapshot, Refused>;
+                         SnapshotRequest, Snapshot, Refused, HistoryRequest, History>;
 
 /// Data of live keys in one welcome: no message may outgrow what the bus takes. Of the keys beyond
 /// it the names are there.

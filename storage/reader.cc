@@ -52,8 +52,8 @@ Result<std::vector<T>> collect(Statement& query, const std::function<void(std::v
 
 }  // namespace
 
-LogReader::LogReader(Database db, Statement range, std::string boot)
-    : db_(std::move(db)), range_(std::move(range)), boot_(std::move(boot)) {}
+LogReader::LogReader(Database db, Statements sql, std::string boot)
+    : db_(std::move(db)), sql_(std::move(sql)), boot_(std::move(boot)) {}
 
 Result<LogReader> LogReader::open(const std::string& path, const std::string& boot) {
     auto db = Database::open(path, Database::Mode::kRead);
@@ -67,10 +67,23 @@ Result<LogReader> LogReader::open(const std::string& path, const std::string& bo
         kColumns +
         "WHERE l.stream = (SELECT s2.id FROM streams s2 JOIN origins o2 ON o2.id = s2.origin "
         "WHERE o2.name = ? AND s2.topic = ?) AND l.seq BETWEEN ? AND ? ORDER BY l.seq LIMIT ?");
-    if (!range) {
-        return range.error();
+    auto page_end = db->prepare(
+        "SELECT max(pos), count(*) FROM "
+        "(SELECT pos FROM log WHERE pos > ? AND pos <= ? ORDER BY pos LIMIT ?)");
+    // 2: a stream of events.
+    auto page =
+        db->prepare(kColumns + "WHERE l.pos > ? AND l.pos <= ? AND s.kind = 2 ORDER BY l.pos");
+    auto floors = db->prepare(
+        "SELECT o.name, s.topic, s.floor_pos FROM streams s JOIN origins o ON o.id = s.origin "
+        "WHERE s.kind = 2 AND s.floor_pos > ?");
+    for (const auto* statement : {&range, &page_end, &page, &floors}) {
+        if (!*statement) {
+            return statement->error();
+        }
     }
-    return LogReader(std::move(*db), std::move(*range), boot);
+    return LogReader(
+        std::move(*db),
+        {std::move(*range), std::move(*page_end), std::move(*page), std::move(*floors)}, boot);
 }
 
 /// This boot's id in the table; looked up again until the broker has written it.
@@ -100,7 +113,7 @@ Result<LogRange> LogReader::range(const std::string& origin, const std::string& 
     if (!current) {
         return current.error();
     }
-    Statement& range = range_;
+    Statement& range = sql_.range;
     LogRange answer{asked, {}};
     std::size_t bytes = 0;
     // One row more than asked for, since it vouches for the last one.
@@ -144,6 +157,54 @@ Result<LogRange> LogReader::range(const std::string& origin, const std::string& 
         next = seq + 1;
         crc = found.crc;
     }
+}
+
+Result<LogPage> LogReader::history(std::uint64_t from, std::uint64_t to, Now now) {
+    const auto current = boot();
+    if (!current) {
+        return current.error();
+    }
+    LogPage page;
+    page.to = to;
+    sql_.page_end.bind(from, to, std::uint64_t{kHistoryVisitedMax});
+    const auto end = sql_.page_end.step();
+    if (!end) {
+        return end.error();
+    }
+    if (sql_.page_end.natural(1) == kHistoryVisitedMax) {
+        page.to = sql_.page_end.natural(0);
+    }
+    sql_.page_end.rewind();
+    std::size_t bytes = 0;
+    sql_.page.bind(from, page.to);
+    for (;;) {
+        const auto row = sql_.page.step();
+        if (!row) {
+            return row.error();
+        }
+        if (!*row) {
+            break;
+        }
+        const LogRow found = log_row(sql_.page);
+        bytes += found.header.size() + found.body.size();
+        const bool full = page.items.size() == kHistoryRowsMax || bytes > kHistoryBytesMax;
+        if (full && !page.items.empty()) {
+            page.to = page.items.back().pos;
+            sql_.page.rewind();
+            break;
+        }
+        page.items.push_back(message_of(sql_.page, *current, now));
+    }
+    // After the rows: what is trimmed between the two is told as lost, and never left out unsaid.
+    sql_.floors.bind(from);
+    auto floors = collect<StreamFloor>(sql_.floors, [&](auto& found) {
+        found.push_back({sql_.floors.text(0), sql_.floors.text(1), sql_.floors.natural(2)});
+    });
+    if (!floors) {
+        return floors.error();
+    }
+    page.floors = std::move(*floors);
+    return page;
 }
 
 Result<std::vector<LogEntry>> LogReader::read(const LogQuery& query, Now now) {

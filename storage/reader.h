@@ -18,6 +18,11 @@ namespace sigmacast::storage {
 inline constexpr std::size_t kRangeRowsMax = 1024;
 inline constexpr std::size_t kRangeBytesMax = 4u << 20;
 
+/// So does a page of history, or after this many rows of any kind.
+inline constexpr std::size_t kHistoryRowsMax = 1024;
+inline constexpr std::size_t kHistoryBytesMax = 1u << 20;
+inline constexpr std::size_t kHistoryVisitedMax = 20'000;
+
 struct LogQuery {
     std::string origin = {};  // Empty: all.
     std::string topic = {};   // Empty: all.
@@ -39,6 +44,13 @@ struct LogRange {
     std::vector<Message> items;  // A row that is damaged, missing, or disowned is a gap.
 };
 
+/// The events, and the gaps of event streams, after the position that was asked for.
+struct LogPage {
+    std::uint64_t to = 0;             // It has everything up to here.
+    std::vector<StreamFloor> floors;  // Of event streams trimmed beyond what was asked for.
+    std::vector<Message> items;       // By pos. A damaged row is a gap.
+};
+
 class LogReader {
  public:
     /// Errors: kNotFound, kUnsupported (another schema), kCorrupt.
@@ -46,6 +58,8 @@ class LogReader {
 
     Result<LogRange> range(const std::string& origin, const std::string& topic,
                            sequence::Range asked, Now now);
+    /// After `from`, at most up to `to`.
+    Result<LogPage> history(std::uint64_t from, std::uint64_t to, Now now);
     Result<std::vector<LogEntry>> read(const LogQuery& query, Now now);
     /// The newest value of each key, by origin, topic and key. A damaged one is left out: the
     /// broker rebuilds it at its next start.
@@ -53,11 +67,17 @@ class LogReader {
     Result<std::vector<StreamRecord>> streams();
 
  private:
-    LogReader(Database db, Statement range, std::string boot);
+    struct Statements {
+        Statement range;
+        Statement page_end;
+        Statement page;
+        Statement floors;
+    };
+    LogReader(Database db, Statements sql, std::string boot);
     Result<std::int64_t> boot();
 
     Database db_;
-    Statement range_;
+    Statements sql_;
     std::string boot_;
     std::optional<std::int64_t> boot_row_;
 };

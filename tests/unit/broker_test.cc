@@ -54,9 +54,11 @@ class Producer final : public Origin::Io {
     World& world;
     std::string peer;
     bool cut = false;     // What it publishes is lost.
+    bool slow = false;    // What it publishes waits in `late`.
     bool killed = false;  // It does nothing any more.
     Origin origin;
     std::vector<protocol::LiveKey> keys;
+    std::vector<std::function<void()>> late;
 
  private:
     void push(Message message);
@@ -133,6 +135,9 @@ class World final : public BrokerOutputs {
                                          sequence::Range range, Now at) override {
         return reader->range(origin, topic, range, at);
     }
+    Result<storage::LogPage> read_history(std::uint64_t from, std::uint64_t to, Now at) override {
+        return reader->history(from, to, at);
+    }
     void finish_commit() {
         const auto batch = std::exchange(in_flight, nullptr);
         if (disk_refuses) {
@@ -163,6 +168,11 @@ class World final : public BrokerOutputs {
         broker->on_request("edge", protocol::Ask{1, "nas", topic, {from, to}}, now);
         settle();
         return std::get<protocol::Range>(answers.back());
+    }
+    protocol::History history(std::uint64_t from, const std::string& epoch) {
+        broker->on_request("edge", protocol::HistoryRequest{7, epoch, from}, now);
+        settle();
+        return std::get<protocol::History>(answers.back());
     }
     /// What was published since the last call: "jobs/a=1 seq1 pos1", "transition jobs
     /// stale:REASON", "report p live".
@@ -237,10 +247,15 @@ Producer::Producer(World& at, const std::string& name, std::uint64_t epoch,
              *this) {}
 
 void Producer::publish(Message message) {
-    if (!cut) {
-        world.tasks.push_back([this, frames = encode(message, world.now.mono)] {
-            world.broker->on_messages({decode(frames, world.now).value()}, world.now);
-        });
+    const auto arrive = [this, sent = world.now.mono, message] {
+        Message received = decode(encode(message, sent), world.now).value();
+        received.sent = sent;
+        world.broker->on_messages({std::move(received)}, world.now);
+    };
+    if (slow) {
+        late.emplace_back(arrive);
+    } else if (!cut) {
+        world.tasks.emplace_back(arrive);
     }
 }
 
@@ -318,6 +333,36 @@ TEST_F(BrokerTest, ValuesEventsTransitionsAndReportsAreStampedInOrder) {
     nas.good_report({"a"});
     EXPECT_THAT(world.seen(), ElementsAre("jobs/a=1 seq1 pos1", "alert x seq1 pos2",
                                           "transition jobs live seq2 pos3", "report p live"));
+}
+
+TEST_F(BrokerTest, HistoryIsToldUpToWhatIsVisibleUnderThisEpochOnly) {
+    Producer& nas = world.producer("nas");
+    nas.event("x");
+    nas.value("a", "1");
+    nas.event("y");
+    const std::string epoch = world.broker->epoch();
+    const protocol::History all = world.history(0, epoch);
+    EXPECT_EQ(7U, all.id);
+    EXPECT_EQ(epoch, all.epoch);
+    EXPECT_EQ(0U, all.from);
+    EXPECT_EQ(3U, all.to);
+    EXPECT_EQ(3U, all.pos);
+    ASSERT_EQ(2U, all.items.size());
+    EXPECT_EQ("y", text_of(all.items[1]));
+    EXPECT_EQ(epoch, all.items[1].epoch);
+
+    world.hold_commits = true;
+    nas.event("z");
+    EXPECT_EQ(3U, world.history(1, epoch).to) << "what is not visible is not told";
+    EXPECT_EQ(1U, world.history(1, epoch).items.size());
+
+    const protocol::History ahead = world.history(9, epoch);
+    EXPECT_EQ(9U, ahead.to);
+    EXPECT_EQ(3U, ahead.pos);
+    const protocol::History other = world.history(0, "another");
+    EXPECT_EQ(0U, other.to);
+    EXPECT_EQ(epoch, other.epoch);
+    EXPECT_THAT(other.items, IsEmpty());
 }
 
 TEST_F(BrokerTest, NothingIsSeenBeforeItIsCommitted) {
@@ -435,6 +480,34 @@ TEST_F(BrokerTest, ASilentProducerIsToldAfterThreeSeconds) {
     EXPECT_THAT(world.seen(), testing::UnorderedElementsAre(
                                   "transition jobs stale:PRODUCER_SILENT seq3 pos4",
                                   "transition breaker stale:PRODUCER_SILENT seq2 pos5"));
+}
+
+TEST_F(BrokerTest, AValueThatWasOnItsWayForLongerThanASilenceMayLastIsNotCalledLive) {
+    Producer& nas = world.producer("nas");
+    nas.value("a", "1");
+    nas.good_report({"a"});
+    world.seen();
+    nas.slow = true;
+    world.advance(Seconds{1});
+    nas.value("a", "2");
+    nas.good_report({"a"});
+    world.advance(Seconds{3});
+    EXPECT_THAT(world.seen(), ElementsAre("transition jobs stale:PRODUCER_SILENT seq3 pos3"));
+    for (const auto& arrive : nas.late) {
+        arrive();
+        world.settle();
+    }
+    ASSERT_THAT(world.feed, testing::SizeIs(testing::Ge(1U)));
+    EXPECT_EQ("jobs/a=2 seq4 pos4", World::describe(world.feed.front()));
+    EXPECT_EQ(Quality::kStale, world.feed.front().age.quality);
+    EXPECT_EQ("PRODUCER_SILENT", world.feed.front().age.reason);
+    EXPECT_EQ("producer", world.feed.front().age.source);
+    world.seen();
+    nas.slow = false;
+    nas.value("a", "3");
+    nas.good_report({"a"});
+    EXPECT_EQ(Quality::kLive, world.feed.front().age.quality);
+    EXPECT_THAT(world.seen(), testing::Contains("transition jobs live seq6 pos6"));
 }
 
 /// "breaker/x stale:PRODUCER_SILENT 2500": quality, reason and age in ms, as an edge judges them.

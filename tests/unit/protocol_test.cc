@@ -182,6 +182,32 @@ TEST(RepairMessage, ASnapshotArrivesWithItsRecords) {
     EXPECT_EQ(got.values.at(0).seq, 6u);
 }
 
+TEST(RepairMessage, HistoryIsAskedForAndArrivesWithItsRecordsAndFloors) {
+    const HistoryRequest request = sent(HistoryRequest{3, "0123", 77});
+    EXPECT_EQ(request.id, 3u);
+    EXPECT_EQ(request.epoch, "0123");
+    EXPECT_EQ(request.from, 77u);
+    const History got = sent(History{.id = 3,
+                                     .epoch = "0123",
+                                     .from = 77,
+                                     .to = 90,
+                                     .pos = 200,
+                                     .floors = {{"nas", "rpc_error", 80}},
+                                     .items = {record(5), record(8)},
+                                     .unreadable = 0});
+    EXPECT_EQ(got.id, 3u);
+    EXPECT_EQ(got.epoch, "0123");
+    EXPECT_EQ(got.from, 77u);
+    EXPECT_EQ(got.to, 90u);
+    EXPECT_EQ(got.pos, 200u);
+    ASSERT_EQ(got.floors.size(), 1u);
+    EXPECT_EQ(got.floors[0].origin, "nas");
+    EXPECT_EQ(got.floors[0].topic, "rpc_error");
+    EXPECT_EQ(got.floors[0].pos, 80u);
+    ASSERT_EQ(got.items.size(), 2u);
+    EXPECT_EQ(got.items[1].seq, 8u);
+}
+
 TEST(RepairMessage, APoisonRecordIsLeftOutAndCounted) {
     Frames frames =
         protocol::encode(range_of({1, 3}, {record(1), record(2), record(3)}), kHere.mono);

@@ -67,6 +67,16 @@ class StoreTest : public testing::Test {
             .range("nas", topic, {from, to}, now_)
             .value();
     }
+    LogPage history(std::uint64_t from, std::uint64_t to) {
+        return LogReader::open(path_, "boot-a").value().history(from, to, now_).value();
+    }
+    static std::vector<std::uint64_t> positions(const LogPage& page) {
+        std::vector<std::uint64_t> all;
+        for (const Message& item : page.items) {
+            all.push_back(item.pos);
+        }
+        return all;
+    }
     std::vector<std::uint64_t> seqs(const LogRange& found) {
         std::vector<std::uint64_t> all;
         for (const Message& item : found.items) {
@@ -134,6 +144,66 @@ TEST_F(StoreTest, ALongRangeIsCutAndSaysWhere) {
     const LogRange found = range("e", 1, kRangeRowsMax + 5);
     EXPECT_EQ(kRangeRowsMax, found.items.size());
     EXPECT_EQ(kRangeRowsMax, found.range.to);
+}
+
+TEST_F(StoreTest, HistoryHoldsTheEventsAndGapsOfEventStreamsInOrderAndNoState) {
+    commit_ok({row(Kind::kEvent, "e"), row(Kind::kValue, "t"), row(Kind::kEvent, "f"),
+               storage::gap_in_place_of(row(Kind::kEvent, "e"), "lost"),
+               storage::gap_in_place_of(row(Kind::kValue, "t"), "lost"), row(Kind::kEvent, "e")});
+    const LogPage page = history(1, 6);
+    EXPECT_EQ(6U, page.to);
+    EXPECT_THAT(positions(page), ElementsAre(3, 4, 6));
+    EXPECT_EQ(Kind::kGap, page.items[1].kind);
+    EXPECT_THAT(positions(history(1, 5)), ElementsAre(3, 4)) << "nothing beyond what is visible";
+    EXPECT_THAT(positions(history(6, 6)), IsEmpty());
+}
+
+TEST_F(StoreTest, APageOfHistoryIsBoundedByRowsBytesAndRowsVisited) {
+    std::vector<Message> rows;
+    for (std::size_t i = 0; i < kHistoryRowsMax + 5; ++i) {
+        rows.push_back(row(Kind::kEvent, "e"));
+    }
+    commit_ok(rows);
+    const LogPage many = history(0, kHistoryRowsMax + 5);
+    EXPECT_EQ(kHistoryRowsMax, many.items.size());
+    EXPECT_EQ(kHistoryRowsMax, many.to);
+    EXPECT_THAT(positions(history(many.to, kHistoryRowsMax + 5)).size(), 5U);
+
+    const std::uint64_t before = pos_;
+    const std::string large(kHistoryBytesMax / 2, 'x');
+    commit_ok({row(Kind::kEvent, "e", "", large), row(Kind::kEvent, "e", "", large),
+               row(Kind::kEvent, "e", "", large)});
+    EXPECT_EQ(before + 1, history(before, pos_).to) << "one at least";
+
+    const std::uint64_t values = pos_;
+    rows.clear();
+    for (std::size_t i = 0; i < kHistoryVisitedMax + 7; ++i) {
+        rows.push_back(row(Kind::kValue, "t"));
+    }
+    rows.push_back(row(Kind::kEvent, "e"));
+    commit_ok(rows);
+    EXPECT_EQ(values + kHistoryVisitedMax, history(values, pos_).to);
+    EXPECT_THAT(positions(history(values, pos_)), IsEmpty());
+    EXPECT_THAT(positions(history(values + kHistoryVisitedMax, pos_)), ElementsAre(pos_));
+}
+
+TEST_F(StoreTest, HistoryNamesTheEventStreamsThatWereTrimmedBeyondIt) {
+    commit_ok({row(Kind::kEvent, "e"), row(Kind::kEvent, "quiet"), row(Kind::kValue, "t"),
+               row(Kind::kEvent, "e")});
+    advance(Seconds{100});
+    commit_ok({row(Kind::kEvent, "e")});
+    EXPECT_EQ(4U, store_->trim(now_, {Seconds{50}, Seconds{50}, 0}).value());
+    const auto floors = [&](std::uint64_t from) {
+        std::vector<std::string> lines;
+        for (const StreamFloor& floor : history(from, pos_).floors) {
+            lines.push_back(floor.topic + " " + std::to_string(floor.pos));
+        }
+        return lines;
+    };
+    EXPECT_THAT(floors(1), ElementsAre("e 4", "quiet 2"));
+    EXPECT_THAT(floors(2), ElementsAre("e 4"));
+    EXPECT_THAT(floors(4), IsEmpty());
+    EXPECT_THAT(positions(history(1, pos_)), ElementsAre(5));
 }
 
 TEST_F(StoreTest, TheAgeOfAValueGoesOnWithinABootAndIsAGuessAcrossBoots) {
