@@ -321,8 +321,7 @@ void Broker::take_value(Message message, Now now) {
     const Mono sent = message.sent;
     message.age.quality = Quality::kLive;
     // What a cut network held back for as long as a silence may last is no news of how it is now.
-    if (const auto silence = false ? std::nullopt :
-            freshness_.silence_of_value(message.origin, message.poll, sent, now)) {
+    if (const auto silence = freshness_.silence_of_value(message.origin, message.poll, sent, now)) {
         message.age.quality = Quality::kStale;
         message.age.reason = *silence;
         message.age.source = "producer";

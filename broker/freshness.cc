@@ -139,11 +139,27 @@ void Freshness::on_head(const std::string& name, Mono sent, Now now) {
     origin.head = std::max(origin.head, sent);
 }
 
+std::optional<std::string_view> Freshness::silence_of_value(const std::string& name,
+                                                            const std::string& poll_name, Mono sent,
+                                                            Now now) const {
+    const auto owner = origins_.find(name);
+    if (owner == origins_.end()) {
+        return std::nullopt;
+    }
+    const auto found = owner->second.polls.find(poll_name);
+    if (found == owner->second.polls.end()) {
+        return std::nullopt;
+    }
+    const Mono head = std::max(owner->second.head, sent);
+    const Mono heard = std::max(found->second.heard, sent);
+    return silence_in(head, heard, found->second.state, now);
+}
+
 std::vector<Change> Freshness::on_tick(Now now) {
     std::vector<Change> changes;
     for (auto& [name, origin] : origins_) {
         for (auto& [poll_name, poll] : origin.polls) {
-            if (const auto silence = silence_in(origin, poll, now)) {
+            if (const auto silence = silence_in(origin.head, poll.heard, poll.state, now)) {
                 if (auto change = fail(poll.state, *silence, "producer")) {
                     changes.push_back(std::move(*change));
                 }
@@ -164,7 +180,7 @@ std::optional<Mono> Freshness::deadline() const {
                 continue;
             }
             consider(origin.head + kHeadSilence);
-            if (const auto silent = silent_at(poll);
+            if (const auto silent = silent_at(poll.heard, poll.state);
                 silent && poll.state.age.reason != silence_of(poll.state)) {
                 consider(*silent);
             }
@@ -216,18 +232,18 @@ void Freshness::heard(Origin& origin, Poll& poll, Mono sent) {
     poll.heard = std::max(poll.heard, sent);
 }
 
-std::optional<std::string_view> Freshness::silence_in(const Origin& origin, const Poll& poll,
+std::optional<std::string_view> Freshness::silence_in(Mono head, Mono heard, const PollState& state,
                                                       Now now) {
-    if (now.mono - origin.head >= kHeadSilence) {
+    if (now.mono - head >= kHeadSilence) {
         return "PRODUCER_SILENT";
     }
-    const auto silent = silent_at(poll);
-    return silent && now.mono >= *silent ? std::optional(silence_of(poll.state)) : std::nullopt;
+    const auto silent = silent_at(heard, state);
+    return silent && now.mono >= *silent ? std::optional(silence_of(state)) : std::nullopt;
 }
 
 /// `age` holds, but for a quality that a silence since has overtaken.
 std::optional<Change> Freshness::settle(const Origin& origin, Poll& poll, Age age, Now now) {
-    if (const auto silence = silence_in(origin, poll, now)) {
+    if (const auto silence = silence_in(origin.head, poll.heard, poll.state, now)) {
         if (age.as_of) {
             poll.state.age.as_of = age.as_of;
             poll.state.age.uncertain = age.uncertain;
@@ -237,14 +253,14 @@ std::optional<Change> Freshness::settle(const Origin& origin, Poll& poll, Age ag
     return set(poll.state, std::move(age));
 }
 
-std::optional<Mono> Freshness::silent_at(const Poll& poll) {
-    if (is_state_poll(poll.state.report.poll)) {
-        return poll.heard + kHeadSilence;
+std::optional<Mono> Freshness::silent_at(Mono heard, const PollState& state) {
+    if (is_state_poll(state.report.poll)) {
+        return heard + kHeadSilence;
     }
-    if (poll.state.report.interval <= Millis{0}) {
+    if (state.report.interval <= Millis{0}) {
         return std::nullopt;
     }
-    return poll.heard + poll_silence(poll.state.report.interval);
+    return heard + poll_silence(state.report.interval);
 }
 
 std::string_view Freshness::silence_of(const PollState& state) {

@@ -61,6 +61,10 @@ class Freshness {
     std::optional<Change> on_report(const std::string& origin, const Report& report,
                                     std::uint64_t seq, Mono sent, Now now);
     void on_head(const std::string& origin, Mono sent, Now now);
+    /// Why a value of this poll, sent then, is not live when it arrives; nothing where it is.
+    [[nodiscard]] std::optional<std::string_view> silence_of_value(const std::string& origin,
+                                                                   const std::string& poll,
+                                                                   Mono sent, Now now) const;
     std::vector<Change> on_tick(Now now);
     /// When the next silence would be complete.
     [[nodiscard]] std::optional<Mono> deadline() const;
@@ -83,10 +87,11 @@ class Freshness {
     static Poll* poll_of(Origin& origin, const std::string& origin_name, const std::string& poll,
                          Now now);
     static void heard(Origin& origin, Poll& poll, Mono sent);
-    static std::optional<std::string_view> silence_in(const Origin& origin, const Poll& poll,
+    /// Where the origin's last head, and the poll's last report or vouching, were sent then.
+    static std::optional<std::string_view> silence_in(Mono head, Mono heard, const PollState& state,
                                                       Now now);
     static std::optional<Change> settle(const Origin& origin, Poll& poll, Age age, Now now);
-    static std::optional<Mono> silent_at(const Poll& poll);
+    static std::optional<Mono> silent_at(Mono heard, const PollState& state);
     static std::string_view silence_of(const PollState& state);
     static std::optional<Change> set(PollState& state, Age age);
     static std::optional<Change> fail(PollState& state, std::string_view reason,

@@ -485,7 +485,7 @@ class Watch:
         if more := jobs - set(final):
             return f"the end of {sorted(more)}"
         for topic, number in notes.items():
-            if self.notes.get(topic, 0) < number:
+            if self.notes.get(topic, 0) < number and not self.weak:
                 return f"{topic} {number} (it has {self.notes.get(topic, 0)})"
         return None
 
