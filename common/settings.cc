@@ -396,6 +396,15 @@ std::vector<Section> schema(Settings& s) {
           {"write_timeout", &s.edge.write_timeout,
            "A client for which something waits, and which takes nothing for so long, is closed.",
            10, 24 * kHour},
+          {"drain_notice", &s.edge.drain_notice,
+           "SIGTERM: how long it is not ready and still lets clients in, so that a balancer sees "
+           "it "
+           "in time.",
+           0, kMinute},
+          {"drain_time", &s.edge.drain_time,
+           "SIGTERM: in which its clients are told to leave, drain_notice included; it ends 1.3s "
+           "later. Keep it 3s below the supervisor's stopwaitsecs (10 where ops/run made it).",
+           0, kHour},
           {"header_bytes_max", &s.edge.header_bytes_max, "Of a request.", 1'024, 256 << 10},
           {"client_message_bytes_max", &s.edge.client_message_bytes_max,
            "The longest message that a client may send.", 1'024, 16 << 20},

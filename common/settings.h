@@ -82,6 +82,8 @@ struct EdgeSettings {
     Millis heartbeat_interval{5'000};
     Millis handshake_timeout{30'000};
     Millis write_timeout{60'000};
+    Millis drain_notice{500};
+    Millis drain_time{6'000};
     std::size_t header_bytes_max = 8u << 10;
     std::size_t client_message_bytes_max = 65'536;
     std::size_t client_messages_per_second = 100;  // 0: any number, as for the two below.

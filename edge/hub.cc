@@ -319,10 +319,10 @@ void Hub::send_away(Session& session, Session::Close why, std::string_view id,
 }
 
 /// Closed once what waits for it has been sent; a v1 client is told when to come back.
-void Hub::say_goodbye(Session& session, Session::Close why, Now now) {
+void Hub::say_goodbye(Session& session, Session::Close why, Now now, Millis hint_max) {
     if (session.v1() && session.grant) {
-        const auto hint = static_cast<std::uint64_t>(
-            (kReconnectHintMin + random_.upto(kReconnectHintMax)).count());
+        const auto hint =
+            static_cast<std::uint64_t>((kReconnectHintMin + random_.upto(hint_max)).count());
         std::string data = "{";
         append_member(data, "code", std::uint64_t{why.code});
         append_member(data, "reason", why.reason);
@@ -907,10 +907,11 @@ void Hub::on_timer(Now now) {
         }
     }
     tell_dropped(now);
+    drain_some(now);
 }
 
 Mono Hub::deadline() const {
-    Mono next = next_heartbeat_check_;
+    Mono next = drain_ ? std::min(next_heartbeat_check_, drain_->next) : next_heartbeat_check_;
     for (const auto& [poll, rendering] : renderings_) {
         next = std::min(next, rendering.due);
     }
@@ -1017,10 +1018,36 @@ void Hub::heartbeats(Now now) {
     }
 }
 
-void Hub::drain(Now now) {
-    for (const auto& [of, session] : sessions_) {
-        say_goodbye(*session, {kCloseGoingAway, "shutting_down"}, now);
+// --- The end ------------------------------------------------------------------------------------
+
+void Hub::drain(Mono from, Millis over, Now now) {
+    drain_ = Drain{.from = from,
+                   .until = from + over,
+                   .next = from,
+                   .hint_max = std::max(kReconnectHintMax,
+                                        kReconnectHintEach * static_cast<int>(sessions_.size()))};
+    drain_some(now);
+}
+
+/// Those whose turn has come: the same number at each step, of those that are left.
+void Hub::drain_some(Now now) {
+    if (!drain_ || drain_->next > now.mono) {
+        return;
     }
+    std::vector<Session*> left;
+    for (const auto& [of, session] : sessions_) {
+        if (!session->closing()) {
+            left.push_back(session.get());
+        }
+    }
+    const auto steps = static_cast<std::size_t>(elapsed(now.mono, drain_->until) / kDrainStep) + 1;
+    left.resize((left.size() + steps - 1) / steps);
+    for (Session* session : left) {
+        const auto why = session->v1() ? Session::Close{kCloseDraining, "draining"}
+                                       : Session::Close{kCloseGoingAway, "shutting_down"};
+        say_goodbye(*session, why, now, drain_->hint_max);
+    }
+    drain_->next = now.mono + kDrainStep;
 }
 
 }  // namespace sigmacast::edge

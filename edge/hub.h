@@ -67,6 +67,10 @@ struct HubCounters {
 
 class Hub {
  public:
+    /// While draining: the hints of all spread over so much for each client, so that no more than
+    /// a thousand a second come to the other edges.
+    static constexpr Millis kReconnectHintEach{1};
+    static constexpr Millis kDrainStep{20};
     /// How long after a transition the legacy rendering waits for the report that belongs to it.
     static constexpr Millis kRenderDelay{20};
     static constexpr Millis kHeartbeatCheck{500};
@@ -91,8 +95,14 @@ class Hub {
         return !users_.full(grant.subject, options_.clients_per_user_max);
     }
     [[nodiscard]] Tally::Seat seat_for(const Grant& grant) { return users_.take(grant.subject); }
-    /// Tells every client that this edge ends; each is to be closed with 1001 once that is sent.
-    void drain(Now now);
+    /// This edge ends: every client is told so and is to be closed (a plain one with 1001, others
+    /// with 4200), spread evenly over `over`, from `from` on; until its turn comes it is served. To
+    /// be called once.
+    void drain(Mono from, Millis over, Now now);
+    /// It has begun; a balancer should look elsewhere.
+    [[nodiscard]] bool draining() const { return drain_.has_value(); }
+    /// Nobody is let in any more.
+    [[nodiscard]] bool closed(Mono now) const { return drain_ && drain_->from <= now; }
 
     void apply(std::vector<Upstream::Step> steps, Now now);
     void on_timer(Now now);
@@ -113,6 +123,12 @@ class Hub {
     struct Subscribers {
         std::vector<Session*> legacy;
         std::vector<Session*> v1;
+    };
+    struct Drain {
+        Mono from;
+        Mono until;
+        Mono next;
+        Millis hint_max;
     };
     struct Rendering {
         Mono due;
@@ -146,7 +162,9 @@ class Hub {
     void check_grants(Now now);
     void send_away(Session& session, Session::Close why, std::string_view id,
                    std::string_view message, Now now);
-    void say_goodbye(Session& session, Session::Close why, Now now);
+    void say_goodbye(Session& session, Session::Close why, Now now,
+                     Millis hint_max = kReconnectHintMax);
+    void drain_some(Now now);
     void flood(Session& session, Now now);
     void welcome(Session& session, Now now);
     void hello(Session& session, Now now);
@@ -190,6 +208,7 @@ class Hub {
     bool snapshot_seen_ = false;
     Mono next_heartbeat_check_{};
     std::optional<Mono> too_large_logged_;
+    std::optional<Drain> drain_;
 };
 
 }  // namespace sigmacast::edge

@@ -24,7 +24,7 @@ namespace {
 constexpr std::size_t kFeed = 0;
 constexpr std::size_t kRepair = 1;
 constexpr std::size_t kRequestBodyMax = 4u << 10;  // No request has a use for a body.
-constexpr Millis kDrainMax{1'300};                 // From SIGTERM to the end, whatever clients do.
+constexpr Millis kDrainRest{1'300};                // For who was told last to close, too.
 constexpr Millis kDrainCheck{20};
 
 /// Everything, or each topic with its NUL (ZeroMQ matches by prefix), reports and heads.
@@ -256,19 +256,28 @@ class Edge {
         }
     }
 
+    /// Not ready at once; after drain_notice nobody new is let in, and the clients are told, one
+    /// after the other, within drain_time of the signal. It listens until the end, so that who
+    /// comes too early is answered and not refused.
     void drain() {
-        log_info("stopping", {{"clients", wire_.clients()}});
-        server_.stop();
         const Now now = system_now();
-        drain_by_ = now.mono + kDrainMax;
-        hub_.drain(now);
-        wire_.flush();
+        const EdgeSettings& edge = settings_.edge;
+        // A second for each thousand clients is gentle enough.
+        const Millis gentle = Hub::kReconnectHintEach * static_cast<int>(wire_.clients());
+        const Millis over = std::clamp(edge.drain_time - edge.drain_notice, Millis{0}, gentle);
+        log_info("draining", {{"clients", wire_.clients()},
+                              {"notice", format_duration(edge.drain_notice)},
+                              {"over", format_duration(over)}});
+        drain_by_ = now.mono + edge.drain_notice + over + kDrainRest;
+        hub_.drain(now.mono + edge.drain_notice, over, now);
+        finish(now);
         check_drained();
     }
 
     void check_drained() {
         const Mono now = system_now().mono;
         if (wire_.clients() == 0 || now >= drain_by_) {
+            server_.stop();
             wire_.abort_all();
             loop_.stop();
             return;

@@ -115,7 +115,7 @@ http::Response Rest::route(const http::Request& request, Now now) {
         return unauthorized(admitted ? "" : admitted.error().message);
     }
     if (is_health) {
-        const bool failed = path == kReady && !parts_.upstream.ready();
+        const bool failed = path == kReady && (!parts_.upstream.ready() || parts_.hub.draining());
         return {.status = failed ? 503 : 200,
                 .body = health(*admitted ? &**admitted : nullptr, now)};
     }
@@ -162,10 +162,11 @@ std::string Rest::health(const Grant* grant, Now now) const {
     const Cache& cache = parts_.hub.cache();
     std::string out = "{";
     append_member(out, "status",
-                  !parts_.upstream.ready() ? "starting"
-                  : cache.uplink()         ? "ok"
-                                           : "degraded");
-    append_flag(out, "ready", parts_.upstream.ready());
+                  parts_.hub.draining()      ? "draining"
+                  : !parts_.upstream.ready() ? "starting"
+                  : cache.uplink()           ? "ok"
+                                             : "degraded");
+    append_flag(out, "ready", parts_.upstream.ready() && !parts_.hub.draining());
     append_member(out, "uplink", cache.uplink() ? "up" : "down");
     if (!grant) {
         return out + '}';
@@ -295,8 +296,8 @@ void Rest::update_metrics(Now now) {
     gauge("sigmacast_edge_clients", "Open WebSocket connections",
           static_cast<double>(parts_.wire.clients()));
     gauge("sigmacast_edge_uplink_up", "1 while the broker's heads arrive", cache.uplink() ? 1 : 0);
-    gauge("sigmacast_edge_ready", "1 once a snapshot has been applied",
-          parts_.upstream.ready() ? 1 : 0);
+    gauge("sigmacast_edge_ready", "1 once a snapshot has been applied, 0 again while it drains",
+          parts_.upstream.ready() && !parts_.hub.draining() ? 1 : 0);
     gauge("sigmacast_edge_values", "Values kept", static_cast<double>(cache.entries()));
     gauge("sigmacast_edge_values_bytes", "JSON text kept", static_cast<double>(cache.bytes()));
     gauge("sigmacast_edge_pos", "Log position reached", static_cast<double>(cache.pos()));

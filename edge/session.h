@@ -33,7 +33,7 @@ namespace sigmacast::edge {
 
 /// Close codes: 40xx stop and show, 41xx back off, 42xx wait the hint and resume, 43xx renew
 /// something and reconnect.
-inline constexpr std::uint16_t kCloseGoingAway = 1001;
+inline constexpr std::uint16_t kCloseGoingAway = 1001;  // Of plain sessions.
 inline constexpr std::uint16_t kCloseBadToken = 4001;
 inline constexpr std::uint16_t kCloseOverCapacity = 4100;
 inline constexpr std::uint16_t kCloseSlowConsumer = 4102;

@@ -790,6 +790,9 @@ std::optional<http::Response> Wire::refuse(const http::Request& request,
         counters.clients_full += refused->status == 503 ? 1u : 0u;
         return refused;
     }
+    if (impl_->hub.closed(system_now().mono)) {
+        return try_later("this edge ends; another one serves the same");
+    }
     if (impl_->addresses.full(http::address_key(request.peer),
                               impl_->options.clients_per_address_max)) {
         ++counters.address_full;

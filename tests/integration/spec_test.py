@@ -467,7 +467,7 @@ def test_every_http_answer_that_is_documented_was_given(checked):
 
 
 def test_clients_are_told_why_they_are_closed(traffic):
-    assert traffic.ends == [(1001, "shutting_down")] * 2
+    assert traffic.ends == [(1001, "shutting_down"), (4200, "draining")]
     assert traffic.breaches == {"unmasked": 1002, "not UTF-8": 1007, "too large": 1009}
     late = (4300, "authenticate and reconnect")
     assert traffic.token_ends == {"no token": late, "no token, plain": late, "another message": late,

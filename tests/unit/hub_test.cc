@@ -505,11 +505,64 @@ TEST_F(HubTest, ANewSnapshotIsTheAnswerToEverySubscriptionAgain) {
 TEST_F(HubTest, AtTheEndEveryoneIsToldAndIsToBeClosed) {
     Session& old = legacy();
     Session& session = v1();
-    hub_->drain(clock_.now());
-    EXPECT_THAT(types(session), ElementsAre("goodbye"));
+    hub_->drain(clock_.now().mono, Millis{0}, clock_.now());
+    const auto messages = read(session);
+    ASSERT_THAT(types(messages), ElementsAre("goodbye"));
+    EXPECT_EQ(messages[0].at("data").at("code"), kCloseDraining);
+    EXPECT_EQ(session.closing()->code, kCloseDraining);
     EXPECT_THAT(types(old), IsEmpty());
     EXPECT_EQ(old.closing()->code, kCloseGoingAway);
     EXPECT_EQ(hub_->take_touched().size(), 2u);
+}
+
+TEST_F(HubTest, AnEdgeThatEndsServesEachClientUntilItsTurnHasCome) {
+    join();
+    std::vector<Session*> all;
+    for (int i = 0; i < 100; ++i) {
+        all.push_back(&v1());
+    }
+    const auto left = [&all] {
+        return std::count_if(all.begin(), all.end(),
+                             [](const Session* s) { return !s->closing(); });
+    };
+    const Mono from = clock_.now().mono + Millis{500};
+    hub_->drain(from, Millis{1'000}, clock_.now());
+    EXPECT_TRUE(hub_->draining());
+    EXPECT_FALSE(hub_->closed(clock_.now().mono));
+    EXPECT_EQ(left(), 100);
+    EXPECT_LE(hub_->deadline(), from);
+    apply(value({.seq = 2}, clock_.now()));
+    EXPECT_THAT(types(*all[0]), ElementsAre("system.status"));
+    std::vector<std::ptrdiff_t> course;
+    for (clock_.advance(Millis{500}); left() > 0 && course.size() < 100;
+         clock_.advance(Hub::kDrainStep)) {
+        ASSERT_LE(hub_->deadline(), clock_.now().mono);
+        hub_->on_timer(clock_.now());
+        course.push_back(left());
+    }
+    EXPECT_TRUE(hub_->closed(clock_.now().mono));
+    ASSERT_EQ(course.size(), 51u);
+    EXPECT_NEAR(static_cast<double>(course[25]), 50.0, 10.0);
+}
+
+TEST_F(HubTest, TheMoreClientsAnEdgeHasTheLongerTheirHintsAreSpreadWhenItEnds) {
+    for (const std::size_t clients : {100u, 5'000u}) {
+        make_hub({});
+        std::vector<Session*> all;
+        for (std::size_t i = 0; i < clients; ++i) {
+            all.push_back(&v1());
+        }
+        hub_->drain(clock_.now().mono, Millis{0}, clock_.now());
+        std::vector<std::int64_t> hints;
+        for (Session* session : all) {
+            hints.push_back(read(*session).back().at("data").at("reconnect_in_ms").as_int64());
+        }
+        std::sort(hints.begin(), hints.end());
+        const auto spread = std::max<std::int64_t>(2'000, static_cast<std::int64_t>(clients));
+        EXPECT_GE(hints.front(), Hub::kReconnectHintMin.count());
+        EXPECT_LE(hints.back(), spread + Hub::kReconnectHintMin.count());
+        EXPECT_GT(hints[clients / 2], spread / 3);
+    }
 }
 
 TEST_F(HubTest, AClosedSessionIsForgottenEverywhere) {
@@ -761,9 +814,9 @@ TEST_F(HubAccessTest, AFirstTokenThatIsBadEndsItWithTheCodeThatSaysSo) {
 
 TEST_F(HubAccessTest, OneThatWaitsIsClosedWithoutAWordWhenTheEdgeEnds) {
     Session& session = open_waiting();
-    hub_->drain(clock_.now());
+    hub_->drain(clock_.now().mono, Millis{0}, clock_.now());
     EXPECT_THAT(read(session), IsEmpty());
-    EXPECT_EQ(session.closing()->code, kCloseGoingAway);
+    EXPECT_EQ(session.closing()->code, session.v1() ? kCloseDraining : kCloseGoingAway);
 }
 
 TEST_F(HubAccessTest, TheWelcomeListsAndSendsOnlyWhatIsAllowed) {
