@@ -100,7 +100,8 @@ Store::Statements Store::prepare(Database& db) {
         .poll = make("INSERT OR REPLACE INTO polls VALUES (?, ?, ?, ?, ?, ?, ?)"),
         .poll_crc = make("SELECT crc FROM polls WHERE origin = ? AND poll = ?"),
         .meta = make("INSERT OR REPLACE INTO meta VALUES (?, ?)"),
-        .first_rows = make("SELECT pos, seq, at_ms FROM log WHERE stream = ? ORDER BY seq LIMIT ?"),
+        .first_rows = make(
+            "SELECT pos, seq, at_ms, boot, mono_us FROM log WHERE stream = ? ORDER BY seq LIMIT ?"),
         .oldest_rows = make("SELECT pos, stream, seq FROM log ORDER BY pos LIMIT ?"),
         .trim_stream = make("DELETE FROM log WHERE stream = ? AND seq <= ?"),
         .pages = make("PRAGMA page_count"),
@@ -169,6 +170,7 @@ Result<std::unique_ptr<Store>> Store::try_open(const std::string& path, Now now,
 
 void Store::load(Now now) {
     load_meta();
+    load_clock(now);
     load_streams();
     drop_impossible_rows();
     check_log(now);
@@ -876,6 +878,40 @@ bool Store::too_large(std::uint64_t retain_bytes) {
     return retain_bytes > 0 && now.used > retain_bytes;
 }
 
+/// What retention calls the time, so that a wall clock that jumps neither empties the log nor keeps
+/// it for ever: the wall clock as it was when this boot first opened the file, moved on by the
+/// clock that nobody sets.
+void Store::load_clock(Now now) {
+    const auto millis = [](auto time) { return std::chrono::floor<Millis>(time).count(); };
+    Statement read = need(db_.prepare("SELECT value FROM meta WHERE key = ?"));
+    const auto saved = [&read](std::string_view key) -> std::optional<std::int64_t> {
+        read.bind(key);
+        const bool there = need(read.step());
+        const auto number = there ? std::optional(read.integer(0)) : std::nullopt;
+        read.rewind();
+        return number;
+    };
+    const auto offset = saved("clock_offset_ms");
+    if (saved("clock_boot") == boot_ && offset) {
+        clock_offset_ = Millis{*offset};
+        return;
+    }
+    clock_offset_ =
+        Millis{millis(now.wall.time_since_epoch()) - millis(now.mono.time_since_epoch())};
+    need(sql_.meta.run("clock_boot", boot_));
+    need(sql_.meta.run("clock_offset_ms", std::int64_t{clock_offset_.count()}));
+}
+
+/// A row of this boot is as old as the clock that nobody sets says. One of an earlier boot may have
+/// been stamped by a clock that was wrong: it is at least as old as this boot.
+Millis Store::age_of(std::int64_t at_ms, std::int64_t boot, std::int64_t mono_us, Now now) const {
+    if (boot == boot_) {
+        return elapsed(Mono{Micros{mono_us}}, now.mono);
+    }
+    const Millis up = std::chrono::floor<Millis>(now.mono.time_since_epoch());
+    return std::max(up + clock_offset_ - Millis{at_ms}, up);
+}
+
 /// Rows past their age, oldest first in each stream, one slice of them.
 std::vector<Store::Trimmed> Store::find_old(Now now, const TrimLimits& limits) {
     std::vector<Trimmed> found;
@@ -883,7 +919,6 @@ std::vector<Store::Trimmed> Store::find_old(Now now, const TrimLimits& limits) {
         const StreamKind kind = stream.record.kind;
         const Millis keep =
             kind == StreamKind::kState ? limits.retain_values : limits.retain_events;
-        const std::int64_t cutoff = (now.wall - keep).time_since_epoch().count();
         const std::int64_t room = kTrimRowsMax - static_cast<std::int64_t>(found.size());
         if (room == 0) {
             break;
@@ -892,7 +927,9 @@ std::vector<Store::Trimmed> Store::find_old(Now now, const TrimLimits& limits) {
             continue;
         }
         sql_.first_rows.bind(stream.id, room);
-        while (need(sql_.first_rows.step()) && sql_.first_rows.integer(2) < cutoff) {
+        while (need(sql_.first_rows.step()) &&
+               age_of(sql_.first_rows.integer(2), sql_.first_rows.integer(3),
+                      sql_.first_rows.integer(4), now) > keep) {
             found.push_back({&stream, sql_.first_rows.natural(0), sql_.first_rows.natural(1)});
         }
         sql_.first_rows.rewind();

@@ -178,6 +178,9 @@ class Store {
     void keep_reserve();
     Size size();
     bool too_large(std::uint64_t retain_bytes);
+    void load_clock(Now now);
+    [[nodiscard]] Millis age_of(std::int64_t at_ms, std::int64_t boot, std::int64_t mono_us,
+                                Now now) const;
     std::vector<Trimmed> find_old(Now now, const TrimLimits& limits);
     std::vector<Trimmed> find_oldest();
 
@@ -196,6 +199,7 @@ class Store {
     bool clean_ = false;                   // What the file said when it was opened.
     std::optional<Sums> sums_at_open_;     // And of its sums; none in a file of the first schema.
     std::map<ValueName, Message> values_;  // While it loads.
+    Millis clock_offset_{0};               // From Mono to the wall clock, for retention.
     Loaded loaded_;
     std::vector<std::string> repairs_;
 };

@@ -266,6 +266,63 @@ TEST_F(StoreTest, RetentionRemovesOldValuesBeforeOldEventsAndMovesTheFloors) {
     EXPECT_EQ(0U, store_->trim(now_, {Seconds{50}, Seconds{50}, 0}).value());
 }
 
+/// The wall clock is set wrongly while the broker runs, or between two of its starts.
+class StoreClockTest : public StoreTest, public testing::WithParamInterface<std::chrono::hours> {
+ protected:
+    static constexpr TrimLimits kLimits{Seconds{50}, Seconds{100}, 0};
+};
+
+TEST_P(StoreClockTest, AJumpOfTheWallClockNeitherEmptiesTheLogNorKeepsItForEver) {
+    for (const bool restart : {false, true}) {
+        commit_ok({row(Kind::kValue, "v"), row(Kind::kEvent, "e")});
+        now_.wall += GetParam();
+        if (restart) {
+            open();
+        }
+        EXPECT_EQ(0U, store_->trim(now_, kLimits).value());
+        advance(Seconds{10});
+        commit_ok({row(Kind::kValue, "v"), row(Kind::kEvent, "e")});
+        EXPECT_EQ(0U, store_->trim(now_, kLimits).value());
+        now_.wall -= GetParam();
+        advance(Seconds{45});
+        EXPECT_EQ(1U, store_->trim(now_, kLimits).value()) << "the first value";
+        advance(Seconds{50});
+        EXPECT_EQ(2U, store_->trim(now_, kLimits).value()) << "the second one, the first event";
+        advance(Seconds{10});
+        EXPECT_EQ(1U, store_->trim(now_, kLimits).value());
+    }
+}
+
+TEST_P(StoreClockTest, WhatAnEarlierBootLeftGoesInItsTimeThoughTheWallClockJumpsInThisOne) {
+    commit_ok({row(Kind::kValue, "v"), row(Kind::kEvent, "e")});
+    advance(Seconds{30});
+    now_.mono = Mono{} + Seconds{5};  // A new boot.
+    open("boot-b");
+    now_.wall += GetParam();
+    open("boot-b");
+    EXPECT_EQ(0U, store_->trim(now_, kLimits).value());
+    advance(Seconds{25});
+    EXPECT_EQ(1U, store_->trim(now_, kLimits).value());
+    advance(Seconds{50});
+    EXPECT_EQ(1U, store_->trim(now_, kLimits).value());
+}
+
+TEST_F(StoreTest, RowsThatAWrongClockStampedInTheFutureGoOnceTheMachineHasBeenUpForSoLong) {
+    now_.wall += std::chrono::duration_cast<Millis>(std::chrono::years{10});
+    commit_ok({row(Kind::kEvent, "e")});
+    now_.wall -= std::chrono::duration_cast<Millis>(std::chrono::years{10});
+    now_.mono = Mono{} + Seconds{5};
+    open("boot-b");
+    EXPECT_EQ(0U, store_->trim(now_, {Seconds{50}, Seconds{50}, 0}).value());
+    advance(Seconds{50});
+    EXPECT_EQ(1U, store_->trim(now_, {Seconds{50}, Seconds{50}, 0}).value());
+}
+
+INSTANTIATE_TEST_SUITE_P(Jumps, StoreClockTest,
+                         testing::Values(std::chrono::hours{1}, std::chrono::hours{-1},
+                                         std::chrono::hours{24 * 3652},
+                                         std::chrono::hours{-24 * 3652}));
+
 TEST_F(StoreTest, RetentionWorksInSlicesAndBySizeTakesTheOldestOfAllStreams) {
     for (int i = 0; i < 3; ++i) {
         std::vector<Message> rows;
