@@ -28,6 +28,10 @@ target_compile_options(sigmacast_flags INTERFACE
 if(SIGMACAST_WERROR)
   target_compile_options(sigmacast_flags INTERFACE -Werror)
 endif()
+# What is installed is hardened as Debian hardens its own packages; the library checks its bounds, too (ops/SECURITY.md).
+target_compile_options(sigmacast_flags INTERFACE "$<$<CONFIG:Release>:-fstack-protector-strong;\
+-fstack-clash-protection;-U_FORTIFY_SOURCE;-D_FORTIFY_SOURCE=2;-D_GLIBCXX_ASSERTIONS>")
+target_link_options(sigmacast_flags INTERFACE $<$<CONFIG:Release>:LINKER:-z,relro,-z,now>)
 if(SIGMACAST_SANITIZE)
   target_compile_options(sigmacast_flags INTERFACE -fsanitize=${SIGMACAST_SANITIZE} -fno-omit-frame-pointer)
   target_link_options(sigmacast_flags INTERFACE -fsanitize=${SIGMACAST_SANITIZE})

@@ -1,5 +1,6 @@
 """The page in a real browser: it connects, shows what is live, says what is old, and comes back. Skipped without Chromium."""
 
+import json
 import re
 import time
 
@@ -118,6 +119,18 @@ def test_a_broken_pool_comes_before_everything_else(make_cluster, engine):
     with Page(f"http://127.0.0.1:{cluster.edge.port}/") as page:
         page.until("document.querySelector('#verdict > .down')")
         assert "Storage pool tank is FAULTED" in page.text("#verdict")
+
+
+def test_markup_in_a_value_is_shown_as_text(make_cluster, engine):
+    hostile = "<img src=x onerror=document.title='owned'><script>document.title='owned'</script>"
+    engine.set("storage.pools.list", ok({"pools": [{**POOLS["pools"][0], "name": hostile, "state": hostile}]}))
+    cluster = make_cluster(engine)
+    message = {"type": hostile.replace(" ", "/"), "key": hostile, "kind": "state", "data": {hostile: hostile}}
+    cluster.command("publish", "--config", cluster.command_config(), input=json.dumps(message)).check_returncode()
+    with Page(f"http://127.0.0.1:{cluster.edge.port}/") as page:
+        page.until("document.body.innerText.includes('onerror=')")
+        assert page.evaluate("document.querySelectorAll('img').length") == 0
+        assert page.evaluate("document.title") != "owned"
 
 
 # Layout and access ----------------------------------------------------------------------------------------------------

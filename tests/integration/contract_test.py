@@ -7,7 +7,6 @@ Ours has every member that theirs has, of the same JSON type; a number that was 
 
 import http.server
 import json
-import pathlib
 import re
 import threading
 import time
@@ -16,9 +15,9 @@ import pytest
 
 from fault_engine import FaultEngine, capture, captured, hang, ok, rpc_error, status, ticking_system_status
 from harness import ERROR_CODES, PATIENCE, POLLS, Cluster, until
+from named_tests import ROOT, problem
 from ws_client import TEXT
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 RECORDINGS = {path.stem.split("-")[0]: [json.loads(line) for line in path.read_text().splitlines()]
               for path in sorted((ROOT / "tests/data/go-api-captures").glob("session*.jsonl"))}
 QUEUE = "compression.queue.running"
@@ -536,14 +535,4 @@ def test_each_test_that_the_table_of_the_contract_names_is_there():
     text = (ROOT / "tests/README.md").read_text().split("## The contract, line by line")[1].split("\n## ")[0]
     rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| contract")]
     assert len(rows) > 40
-    for row in rows:
-        tests = re.findall(r"`(\w+_test): ([^`]+)`", row)
-        assert tests, f"no test in {row!r}"
-        for file, name in tests:
-            if (path := ROOT / f"tests/integration/{file}.py").exists():
-                found = re.search(rf"^def {re.escape(name.split('[')[0])}\(", path.read_text(), re.M)
-            else:
-                suite, case = name.split(".")
-                source = (ROOT / f"tests/unit/{file}.cc").read_text()
-                found = re.search(rf"TEST(_F|_P)?\({suite},\s*{case}\)", source)
-            assert found, f"{file} has no test {name}"
+    assert [found for row in rows if (found := problem(row))] == []
