@@ -294,7 +294,7 @@ class Watch:
             self.judge.counts[f"answer {result}" + (f" {cause}" if cause else "")] += 1
             if result == "denied":
                 self.wrong("answer", f"{topic} is denied")
-            elif result == "snapshot":
+            elif result in ("snapshot", "pending"):
                 self._snapshot(topic, answer, cause)
             elif result == "resumed":
                 self.replaying.pop(topic, None)
