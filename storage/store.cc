@@ -116,16 +116,18 @@ Result<std::unique_ptr<Store>> Store::open(const std::string& path, Now now,
         return begun.error();
     }
     std::vector<std::string> salvaged = std::move(*begun);
-    auto store = try_open(path, now, boot);
+    auto store = try_open(path, now, boot, Repairs::kRefuse);
     if (!store && store.error().code == Errc::kFull && Reserve(path).release()) {
         log_error(kReserveGivenUp, {{"error", store.error().message}});
-        store = try_open(path, now, boot);
+        store = try_open(path, now, boot, Repairs::kRefuse);
         if (store) {
             (*store)->full_ = true;
         }
     }
     if (!store && store.error().code == Errc::kCorrupt) {
-        store = try_open(path, now, boot);  // It may have been the way from the disk.
+        // What one reading found may have been the way from the disk, and nothing is changed for
+        // that.
+        store = try_open(path, now, boot, Repairs::kMake);
     }
     if (!store && store.error().code == Errc::kCorrupt) {
         auto saved = salvage(path, now, store.error().message);
@@ -133,7 +135,7 @@ Result<std::unique_ptr<Store>> Store::open(const std::string& path, Now now,
             return saved.error();
         }
         salvaged = std::move(*saved);
-        store = try_open(path, now, boot);
+        store = try_open(path, now, boot, Repairs::kMake);
     }
     if (store) {
         forget_suspicion(path);
@@ -144,7 +146,7 @@ Result<std::unique_ptr<Store>> Store::open(const std::string& path, Now now,
 }
 
 Result<std::unique_ptr<Store>> Store::try_open(const std::string& path, Now now,
-                                               const std::string& boot) {
+                                               const std::string& boot, Repairs repairs) {
     try {
         Database db = need(Database::open(path, Database::Mode::kWrite));
         need(migrate(db));
@@ -157,6 +159,9 @@ Result<std::unique_ptr<Store>> Store::try_open(const std::string& path, Now now,
         std::unique_ptr<Store> store(new Store(std::move(db), std::move(statements), boot_row));
         Transaction transaction = need(Transaction::begin(store->db_));
         store->load(now);
+        if (repairs == Repairs::kRefuse && !store->repairs_.empty()) {
+            return Error{Errc::kCorrupt, store->repairs_.front()};
+        }
         need(transaction.commit());
         return store;
     } catch (const Failure& failure) {

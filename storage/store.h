@@ -136,8 +136,9 @@ class Store {
     };
 
     Store(Database db, Statements statements, std::int64_t boot);
+    enum class Repairs { kRefuse, kMake };
     static Result<std::unique_ptr<Store>> try_open(const std::string& path, Now now,
-                                                   const std::string& boot);
+                                                   const std::string& boot, Repairs repairs);
     static Statements prepare(Database& db);
 
     void load(Now now);
