@@ -163,6 +163,54 @@ std::string_view Request::header(std::string_view name) const {
     return {};
 }
 
+std::vector<std::string> Request::parameters(std::string_view name) const {
+    std::vector<std::string> values;
+    for (std::string_view rest = query; !rest.empty();) {
+        const std::size_t end = std::min(rest.find('&'), rest.size());
+        const std::string_view pair = rest.substr(0, end);
+        rest.remove_prefix(std::min(end + 1, rest.size()));
+        const std::size_t equals = std::min(pair.find('='), pair.size());
+        if (percent_decoded(pair.substr(0, equals)) == name) {
+            values.push_back(percent_decoded(pair.substr(std::min(equals + 1, pair.size()))));
+        }
+    }
+    return values;
+}
+
+std::string percent_decoded(std::string_view text) {
+    const auto digit = [&](std::size_t i) {
+        const char c = i < text.size() ? text[i] : ' ';
+        return c >= '0' && c <= '9'   ? c - '0'
+               : c >= 'a' && c <= 'f' ? c - 'a' + 10
+               : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                      : -1;
+    };
+    std::string out;
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        const bool escape = text[i] == '%' && digit(i + 1) >= 0 && digit(i + 2) >= 0;
+        out += escape ? static_cast<char>(digit(i + 1) * 16 + digit(i + 2)) : text[i];
+        i += escape ? 2 : 0;
+    }
+    return out;
+}
+
+std::string stream_head(const Response& response, std::string_view server_name) {
+    const auto status = static_cast<bhttp::status>(response.status);
+    std::string out = "HTTP/1.1 " + std::to_string(response.status) + ' ';
+    out += std::string_view(bhttp::obsolete_reason(status));
+    const auto add = [&out](std::string_view name, std::string_view value) {
+        out.append("\r\n").append(name).append(": ").append(value);
+    };
+    add("Server", server_name);
+    add("Date", http_date());
+    add("Content-Type", response.content_type);
+    for (const auto& [name, value] : response.headers) {
+        add(name, value);
+    }
+    add("Connection", "close");
+    return out + "\r\n\r\n";
+}
+
 bool is_loopback_name(std::string_view host) {
     const std::string name = host_name(host);
     ErrorCode not_literal;
@@ -377,7 +425,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
                           "Host is neither a loopback name nor among the configured origins "
                           "(of an edge: edge.cors_origins)");
         }
-        if (wants_websocket(message) && shared_->upgrade) {
+        if (shared_->upgrade && (wants_websocket(message) || wants_stream(request))) {
             if (offer(std::move(message), request)) {
                 return;
             }
@@ -415,6 +463,12 @@ class Connection : public std::enable_shared_from_this<Connection> {
                std::any_of(lines.first, lines.second, [](const auto& line) {
                    return bhttp::token_list(line.value()).exists("websocket");
                });
+    }
+
+    [[nodiscard]] bool wants_stream(const Request& request) const {
+        const auto& paths = shared_->options.streams;
+        return (request.method == "GET" || request.method == "HEAD") &&
+               std::find(paths.begin(), paths.end(), request.path) != paths.end();
     }
 
     /// True: the hook took the socket, or nothing is left to answer on.

@@ -39,7 +39,12 @@ struct Request {
 
     /// The first header of this (lower-case) name, or empty.
     [[nodiscard]] std::string_view header(std::string_view name) const;
+    /// Each value of a parameter of the query, in order, percent-decoded.
+    [[nodiscard]] std::vector<std::string> parameters(std::string_view name) const;
 };
+
+/// "%2C" is a comma; what is no such escape stays as it is.
+std::string percent_decoded(std::string_view text);
 
 struct Response {
     int status = 200;
@@ -48,7 +53,11 @@ struct Response {
     Headers headers = {};
 };
 
-struct Upgrade;  // http_upgrade.h: a connection that asks for another protocol.
+struct Upgrade;  // http_upgrade.h: a connection that asks for another protocol, or for a stream.
+
+/// The head of an answer whose end is the end of the connection, to be written by whoever took it
+/// over. Values of headers must hold no line break.
+std::string stream_head(const Response& response, std::string_view server_name);
 
 /// What a server has turned away.
 struct ServerCounters {
@@ -84,6 +93,8 @@ struct ServerOptions {
     std::size_t header_bytes_max = 8u << 10;  // Beyond it 431.
     std::size_t connections_per_address_max = 0;  // As connections_max, by address_key(); 0: any.
     ServerCounters* counters = nullptr;           // Outlives the server; null: not counted.
+    /// Paths whose GET and HEAD the UpgradeHandler is offered, too: answers without an end.
+    std::vector<std::string> streams = {};
 };
 
 /// Whether Host (with or without a port) is localhost, *.localhost, 127.0.0.0/8 or [::1].
@@ -94,8 +105,8 @@ class Server {
     using Respond = std::function<void(Response)>;
     /// Called for each request; `respond` is to be called once, then or later, on the loop.
     using Handler = std::function<void(const Request&, Respond respond)>;
-    /// Called for each request with `Upgrade: websocket`, before Handler; true: the connection was
-    /// taken over.
+    /// Called for each request with `Upgrade: websocket` and those of ServerOptions::streams, before
+    /// Handler; true: the connection was taken over.
     using UpgradeHandler = std::function<bool(Upgrade&)>;
 
     Server(Loop& loop, ServerOptions options, Handler handler, UpgradeHandler upgrade = nullptr);

@@ -15,6 +15,7 @@
 #include "edge/access.h"
 #include "edge/hub.h"
 #include "edge/rest.h"
+#include "edge/sse.h"
 #include "edge/upstream.h"
 #include "edge/wire.h"
 
@@ -91,7 +92,8 @@ class Edge {
                .tls = tls_,
                .header_bytes_max = settings.edge.header_bytes_max,
                .connections_per_address_max = settings.edge.clients_per_address_max,
-               .counters = &http_counters_},
+               .counters = &http_counters_,
+               .streams = {std::string(kEventsPath), std::string(kEventsPath) + '/'}},
               [this](const http::Request& request, http::Server::Respond respond) {
                   const Now now = system_now();
                   catch_up(now);

@@ -2,28 +2,27 @@
 
 namespace sigmacast::edge {
 
-bool Outbox::append(Bytes frame) {
-    if (closed_ || !frame || frame->empty()) {
+bool Outbox::append(Bytes frame, std::size_t from) {
+    if (closed_ || !frame || frame->size() <= from) {
         return !closed_;
     }
-    closed_ = static_cast<unsigned char>(frame->front()) == 0x88;  // RFC 6455 5.2: FIN, close.
-    bytes_ += frame->size();
-    appended_ += frame->size();
-    frames_.push_back(std::move(frame));
+    // RFC 6455 5.2: FIN, close.
+    closed_ = from == 0 && static_cast<unsigned char>(frame->front()) == 0x88;
+    bytes_ += frame->size() - from;
+    appended_ += frame->size() - from;
+    frames_.push_back({std::move(frame), from});
     return true;
 }
 
 std::size_t Outbox::gather(iovec (&parts)[kPartsMax]) const {
     std::size_t used = 0;
-    std::size_t offset = offset_;
-    for (const Bytes& frame : frames_) {
+    for (const Part& part : frames_) {
         if (used == kPartsMax) {
             break;
         }
         // sendmsg only reads; its interface knows no const.
-        parts[used].iov_base = const_cast<char*>(frame->data()) + offset;
-        parts[used].iov_len = frame->size() - offset;
-        offset = 0;
+        parts[used].iov_base = const_cast<char*>(part.frame->data()) + part.from;
+        parts[used].iov_len = part.frame->size() - part.from;
         ++used;
     }
     return used;
@@ -32,13 +31,13 @@ std::size_t Outbox::gather(iovec (&parts)[kPartsMax]) const {
 void Outbox::consume(std::size_t bytes) {
     bytes_ -= bytes;
     while (bytes > 0) {
-        const std::size_t rest = frames_.front()->size() - offset_;
+        Part& first = frames_.front();
+        const std::size_t rest = first.frame->size() - first.from;
         if (bytes < rest) {
-            offset_ += bytes;
+            first.from += bytes;
             return;
         }
         bytes -= rest;
-        offset_ = 0;
         frames_.pop_front();
     }
 }

@@ -27,8 +27,8 @@ class Outbox {
     static constexpr std::size_t kFramesMax = 64;
     static constexpr std::size_t kBytesMax = 256u << 10;
 
-    /// A whole frame. Dropped after a close frame; false then.
-    bool append(Bytes frame);
+    /// A whole frame, or the bytes of one `from` there on. Dropped after a close frame; false then.
+    bool append(Bytes frame, std::size_t from = 0);
 
     /// Fills `parts` with what is to be sent next; returns how many were used.
     std::size_t gather(iovec (&parts)[kPartsMax]) const;
@@ -50,8 +50,11 @@ class Outbox {
     [[nodiscard]] bool closed() const { return closed_; }
 
  private:
-    std::deque<Bytes> frames_;
-    std::size_t offset_ = 0;  // Into the first frame.
+    struct Part {
+        Bytes frame;
+        std::size_t from = 0;  // What is before it is not sent, or has been.
+    };
+    std::deque<Part> frames_;
     std::size_t bytes_ = 0;
     std::uint64_t appended_ = 0;
     bool closed_ = false;

@@ -1,6 +1,7 @@
 #include "edge/render.h"
 
 #include <algorithm>
+#include <boost/json.hpp>
 #include <charconv>
 
 #include "common/codec.h"
@@ -83,6 +84,22 @@ std::optional<Member> next_member(std::string_view text, std::size_t i) {
     return member;
 }
 
+/// What follows the name and its colon, as this file writes them.
+std::string_view value_of(std::string_view text, const Member& member) {
+    const std::size_t begin = member.begin + member.name.size() + 3;
+    return text.substr(begin, member.end - begin);
+}
+
+/// A JSON string's value.
+std::string plain_text(std::string_view json) {
+    if (json.find('\\') == std::string_view::npos) {
+        return std::string(json.size() < 2 ? json : json.substr(1, json.size() - 2));
+    }
+    const auto parsed = parse_json(json);
+    const auto* text = parsed ? parsed->if_string() : nullptr;
+    return text ? std::string(*text) : std::string();
+}
+
 /// State that no poll feeds is never shown as fed by one.
 std::string_view shown_poll(std::string_view poll) {
     return is_state_poll(poll) ? std::string_view{} : poll;
@@ -156,6 +173,49 @@ Bytes frame(std::string_view payload) {
     }
     *out += payload;
     return out;
+}
+
+std::string_view payload_of(std::string_view frame) {
+    const int size = static_cast<unsigned char>(frame[1]);
+    return frame.substr(size < 126 ? 2 : size == 126 ? 4 : 10);
+}
+
+Place place_of(std::string_view message) {
+    Place place;
+    std::string_view data;
+    std::size_t i = 1;
+    while (const auto member = next_member(message, i)) {
+        i = member->end;
+        const std::string_view value = value_of(message, *member);
+        if (member->name == "type") {
+            place.type = plain_text(value);
+        } else if (member->name == "data") {
+            data = value;
+        } else if (member->name == "origin") {
+            place.origin = plain_text(value);
+        } else if (member->name == "epoch") {
+            place.epoch = plain_text(value);
+        } else if (member->name == "pos") {
+            std::from_chars(value.data(), value.data() + value.size(), place.pos);
+        } else if (member->name == "replay") {
+            place.replay = value == "true";
+        } else if (member->name == "quality") {
+            place.state = true;
+        }
+    }
+    place.topic = place.type;
+    if (place.type == "transition") {
+        i = 1;
+        while (const auto member = next_member(data, i)) {
+            i = member->end;
+            if (member->name == "topic") {
+                place.topic = plain_text(value_of(data, *member));
+            }
+        }
+    }
+    // The edge's own messages have no origin: their `pos` is a bookmark.
+    place.pos = place.origin.empty() ? 0 : place.pos;
+    return place;
 }
 
 std::string without_members(std::string_view object, const std::vector<std::string_view>& names) {

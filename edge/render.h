@@ -70,6 +70,22 @@ struct Transition {
 /// A complete, unmasked, unfragmented WebSocket text frame.
 Bytes frame(std::string_view payload);
 
+/// The text in such a frame.
+std::string_view payload_of(std::string_view frame);
+
+/// Where a v1 message stands in the log, as its text says; `pos` 0: nowhere.
+struct Place {
+    std::string type = {};
+    std::string topic = {};  // Of a transition: that which it is about.
+    std::string origin = {};
+    std::string epoch = {};
+    std::uint64_t pos = 0;
+    bool replay = false;  // Part of a snapshot, or of what a client missed.
+    bool state = false;   // It has a quality.
+};
+/// Of a message as the functions below make it.
+Place place_of(std::string_view message);
+
 /// A JSON object's text without the named outer members. The text must be an object as
 /// append_json() writes it.
 std::string without_members(std::string_view object, const std::vector<std::string_view>& names);

@@ -5,6 +5,7 @@
 
 #include "common/codec.h"
 #include "edge/page.h"
+#include "edge/sse.h"
 
 namespace sigmacast::edge {
 namespace {
@@ -34,44 +35,15 @@ void comma(std::string& out) {
     }
 }
 
-int hex_digit(char c) {
-    return c >= '0' && c <= '9'   ? c - '0'
-           : c >= 'a' && c <= 'f' ? c - 'a' + 10
-           : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                  : -1;
-}
-
-std::string percent_decoded(std::string_view text) {
-    std::string out;
-    for (std::size_t i = 0; i < text.size(); ++i) {
-        const int high = text[i] == '%' && i + 2 < text.size() ? hex_digit(text[i + 1]) : -1;
-        const int low = high >= 0 ? hex_digit(text[i + 2]) : -1;
-        if (low >= 0) {
-            out += static_cast<char>(high * 16 + low);
-            i += 2;
-        } else {
-            out += text[i];
-        }
-    }
-    return out;
-}
-
 }  // namespace
 
 Rest::Rest(Parts parts) : parts_(parts), policy_(page_policy(page())) {}
 
 http::Response Rest::answer(const http::Request& request, Now now) {
     http::Response response = route(request, now);
-    response.headers.emplace_back("X-Content-Type-Options", "nosniff");
-    response.headers.emplace_back("Vary", "Origin");
+    add_answer_headers(response, request, parts_.wire.options().cors_origins);
     if (response.content_type == "application/json") {
         response.headers.emplace_back("Cache-Control", "no-store");
-    }
-    const std::string_view origin = request.header("origin");
-    const auto& listed = parts_.wire.options().cors_origins;
-    if (!origin.empty() &&
-        origin_allowed(origin, request.header("host"), listed, request.encrypted)) {
-        response.headers.emplace_back("Access-Control-Allow-Origin", std::string(origin));
     }
     return response;
 }
@@ -87,23 +59,29 @@ http::Response Rest::route(const http::Request& request, Now now) {
         path.remove_suffix(1);
     }
     static const std::set<std::string_view> kPaths = {
-        "/", "/index.html", kBreakers, "/api/v1/state", kHealth, kReady, "/metrics"};
+        "/", "/index.html", kBreakers, "/api/v1/state", kHealth, kReady, "/metrics", kEventsPath};
     const bool one_topic = path.starts_with(kStatePrefix) && path.size() > kStatePrefix.size();
     if (kPaths.count(path) == 0 && !one_topic) {
         return error(404, "Not Found");
     }
     if (request.method == "OPTIONS") {
         http::Response response{.status = 204, .body = {}};
-        response.headers = {{"Allow", "GET, HEAD, OPTIONS"},
-                            {"Access-Control-Allow-Methods", "GET, HEAD, OPTIONS"},
-                            {"Access-Control-Allow-Headers", "Authorization, Content-Type"},
-                            {"Access-Control-Max-Age", "600"}};
+        response.headers = {
+            {"Allow", "GET, HEAD, OPTIONS"},
+            {"Access-Control-Allow-Methods", "GET, HEAD, OPTIONS"},
+            {"Access-Control-Allow-Headers", "Authorization, Content-Type, Last-Event-ID"},
+            {"Access-Control-Max-Age", "600"}};
         return response;
     }
     if (request.method != "GET" && request.method != "HEAD") {
         auto response = error(405, "Method Not Allowed");
         response.headers.emplace_back("Allow", "GET, HEAD, OPTIONS");
         return response;
+    }
+    if (path == kEventsPath) {  // What is not refused was taken over before.
+        auto refused = parts_.wire.refusal(request);
+        unauthorized_ += refused && refused->status == 401 ? 1u : 0u;
+        return refused ? *std::move(refused) : error(503, "try again");
     }
     if (path == "/" || path == "/index.html") {
         return page_response();
@@ -136,7 +114,7 @@ http::Response Rest::answer_with(std::string_view path, const Grant& grant, Now 
     }
     const bool breaker = path == kBreakers;
     const std::string topic =
-        breaker ? "breaker.status" : percent_decoded(path.substr(kStatePrefix.size()));
+        breaker ? "breaker.status" : http::percent_decoded(path.substr(kStatePrefix.size()));
     if (!grant.allows(topic)) {
         return error(403, "your token does not allow " + topic);
     }
@@ -293,8 +271,10 @@ void Rest::update_metrics(Now now) {
     const HubCounters& hub = parts_.hub.counters();
     const WireCounters& wire = parts_.wire.counters();
     const Upstream::Counters& upstream = parts_.upstream.counters();
-    gauge("sigmacast_edge_clients", "Open WebSocket connections",
+    gauge("sigmacast_edge_clients", "Open WebSocket connections and event streams",
           static_cast<double>(parts_.wire.clients()));
+    gauge("sigmacast_edge_event_streams", "Of the clients, those over Server-Sent Events",
+          static_cast<double>(parts_.wire.event_streams()));
     gauge("sigmacast_edge_uplink_up", "1 while the broker's heads arrive", cache.uplink() ? 1 : 0);
     gauge("sigmacast_edge_ready", "1 once a snapshot has been applied, 0 again while it drains",
           parts_.upstream.ready() && !parts_.hub.draining() ? 1 : 0);
@@ -310,7 +290,9 @@ void Rest::update_metrics(Now now) {
             .set(age.quality == Quality::kLive ? 1 : 0);
     }
     count("sigmacast_edge_accepted_total", "WebSocket handshakes", wire.accepted);
-    count("sigmacast_edge_refused_total", "WebSocket handshakes refused", wire.refused);
+    count("sigmacast_edge_event_streams_total", "Event streams begun", wire.streams_accepted);
+    count("sigmacast_edge_refused_total", "WebSocket handshakes and event streams refused",
+          wire.refused);
     count("sigmacast_edge_messages_sent_total", "Messages handed to sockets", hub.sent.messages);
     count("sigmacast_edge_bytes_sent_total", "Bytes taken by sockets", wire.bytes);
     count("sigmacast_edge_flushes_total", "System calls that sent something", wire.flushes);

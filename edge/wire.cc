@@ -19,10 +19,10 @@
 #include <set>
 #include <unordered_map>
 
-#include "common/http_upgrade.h"
 #include "common/log.h"
-#include "common/tally.h"
 #include "edge/outbox.h"
+#include "edge/sse.h"
+#include "edge/wire_impl.h"
 
 namespace sigmacast::edge {
 namespace {
@@ -414,6 +414,29 @@ std::optional<http::Response> refuse_upgrade(const http::Request& request,
     return std::nullopt;
 }
 
+/// Of a request for an event stream.
+std::optional<http::Response> refuse_events(const http::Request& request,
+                                            const WireOptions& options, std::size_t clients) {
+    if (const auto asked = read_events_request(request); !asked) {
+        return refusal(400, asked.error().message);
+    }
+    if (clients >= options.clients_max) {
+        return try_later("edge.clients_max connections are open");
+    }
+    return std::nullopt;
+}
+
+/// Where all that it asks for is denied there is nothing to send; some of it, and the stream tells.
+std::optional<http::Response> denied_events(const http::Request& request, const Grant& grant) {
+    const auto asked = read_events_request(request);
+    const bool any = std::any_of(asked->types.begin(), asked->types.end(), [&](const auto& type) {
+        // What has an underscore may be another name's way of writing: the Hub knows.
+        return type == "*" || type.find('_') != std::string::npos || grant.allows(type);
+    });
+    return any ? std::nullopt
+               : std::optional(refusal(403, "your token allows none of these types"));
+}
+
 http::Response unauthorized(std::string_view problem) {
     auto response = refusal(401, problem.empty() ? "a token is needed" : problem);
     response.headers.emplace_back("WWW-Authenticate",
@@ -421,36 +444,59 @@ http::Response unauthorized(std::string_view problem) {
     return response;
 }
 
-namespace {
-class Connection;
+void add_answer_headers(http::Response& response, const http::Request& request,
+                        const std::vector<std::string>& listed) {
+    response.headers.emplace_back("X-Content-Type-Options", "nosniff");
+    response.headers.emplace_back("Vary", "Origin");
+    const std::string_view origin = request.header("origin");
+    if (!origin.empty() &&
+        origin_allowed(origin, request.header("host"), listed, request.encrypted)) {
+        response.headers.emplace_back("Access-Control-Allow-Origin", std::string(origin));
+    }
 }
 
-struct Wire::Impl {
-    Impl(Loop& on, Hub& to, WireOptions with, Random from)
-        : loop(on), hub(to), options(std::move(with)), random(std::move(from)), sweep(on, [this] {
-              sweep_all();
-          }) {
-        sweep.set(system_now().mono + kSweep);
+Wire::Impl::Impl(Loop& on, Hub& to, WireOptions with, Random from)
+    : loop(on), hub(to), options(std::move(with)), random(std::move(from)), sweep(on, [this] {
+          sweep_all();
+      }) {
+    sweep.set(system_now().mono + kSweep);
+}
+
+void Wire::Impl::add(std::shared_ptr<Client> client) {
+    clients.emplace(client.get(), client);
+    client->start();
+}
+
+void Wire::Impl::remove(const Client* client, Session* session) {
+    if (session) {
+        by_session.erase(session);
+        hub.close(*session);
     }
+    clients.erase(client);
+}
 
-    void sweep_all();
+void Wire::Impl::flush_touched() {
+    for (Session* session : hub.take_touched()) {
+        const auto client = by_session.find(session);
+        if (client != by_session.end()) {
+            client->second->pump();
+        }
+    }
+}
 
-    Loop& loop;
-    Hub& hub;
-    WireOptions options;
-    Random random;
-    WireCounters counters;
-    std::unordered_map<const void*, std::shared_ptr<Connection>> connections;
-    std::unordered_map<const Session*, Connection*> by_session;
-    std::size_t opening = 0;  // Without a grant, and not the Hub's yet.
-    Tally addresses;
-    Timer sweep;
-    bool flush_posted = false;
-};
+void Wire::Impl::flush_later() {
+    if (!flush_posted) {
+        flush_posted = true;
+        loop.post([this] {
+            flush_posted = false;
+            flush_touched();
+        });
+    }
+}
 
 namespace {
 
-class Connection : public std::enable_shared_from_this<Connection> {
+class Connection final : public Client, public std::enable_shared_from_this<Connection> {
  public:
     Connection(Wire::Impl& wire, http::Upgrade& upgrade, std::optional<Grant> grant)
         : wire_(wire),
@@ -465,7 +511,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
         request_.set(beast::http::field::connection, "Upgrade");
     }
 
-    void start() {
+    void start() override {
         opening_ = !grant_;
         wire_.opening += opening_ ? 1u : 0u;
         layer().owner = weak_from_this();
@@ -484,7 +530,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
         ws_.auto_fragment(false);
         ws_.set_option(
             websocket::stream_base::decorator([v1 = v1_](websocket::response_type& response) {
-                response.set(beast::http::field::server, "sigmacast");
+                response.set(beast::http::field::server, kServerName);
                 response.set(beast::http::field::vary, "Origin");
                 if (v1) {
                     response.set(beast::http::field::sec_websocket_protocol, kSubprotocol);
@@ -505,10 +551,11 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
     /// Moves what waits in the session to the outbox, as much as has room, and sends it in one
     /// call.
-    void pump() {
+    void pump() override {
         if (!session_ || done_) {
             return;
         }
+        const auto keep = shared_from_this();
         const Now now = system_now();
         bool more = true;
         while (more && !layer().outbox().closed()) {
@@ -530,7 +577,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
         }
     }
 
-    void sweep(Now now) {
+    void sweep(Now now) override {
         if (close_by_ && *close_by_ <= now.mono) {
             abort();
             return;
@@ -561,7 +608,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
         }
     }
 
-    void abort() { layer().fail(asio::error::connection_aborted); }
+    void abort() override { layer().fail(asio::error::connection_aborted); }
 
  private:
     OutboxStream& layer() { return ws_.next_layer(); }
@@ -660,8 +707,12 @@ class Connection : public std::enable_shared_from_this<Connection> {
         flush_later();
     }
 
-    /// After everything that this turn of the loop has brought, so that answers leave together.
-    void flush_later();
+    void flush_later() {
+        wire_.flush_later();
+        if (session_) {
+            read_if_wanted();
+        }
+    }
 
     void close_when_sent(Now now) {
         if (!close_by_) {
@@ -688,12 +739,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
         error_code ignored;
         layer().fail(asio::error::operation_aborted);
         layer().next_layer().close(ignored);
-        if (session_) {
-            wire_.by_session.erase(session_);
-            wire_.hub.close(*session_);
-            session_ = nullptr;
-        }
-        wire_.connections.erase(this);
+        wire_.remove(this, std::exchange(session_, nullptr));
     }
 
     Wire::Impl& wire_;
@@ -719,39 +765,17 @@ class Connection : public std::enable_shared_from_this<Connection> {
     std::optional<Mono> close_by_;
 };
 
-void flush_touched(Wire::Impl& wire) {
-    for (Session* session : wire.hub.take_touched()) {
-        const auto connection = wire.by_session.find(session);
-        if (connection != wire.by_session.end()) {
-            connection->second->shared_from_this()->pump();
-        }
-    }
-}
-
-void Connection::flush_later() {
-    if (!wire_.flush_posted) {
-        wire_.flush_posted = true;
-        wire_.loop.post([&wire = wire_] {
-            wire.flush_posted = false;
-            flush_touched(wire);
-        });
-    }
-    if (session_) {
-        read_if_wanted();
-    }
-}
-
 }  // namespace
 
 void Wire::Impl::sweep_all() {
     const Now now = system_now();
-    std::vector<std::shared_ptr<Connection>> all;
-    all.reserve(connections.size());
-    for (const auto& [key, connection] : connections) {
-        all.push_back(connection);
+    std::vector<std::shared_ptr<Client>> all;
+    all.reserve(clients.size());
+    for (const auto& [key, client] : clients) {
+        all.push_back(client);
     }
-    for (const auto& connection : all) {
-        connection->sweep(now);
+    for (const auto& client : all) {
+        client->sweep(now);
     }
     sweep.set(now.mono + kSweep);
 }
@@ -763,7 +787,8 @@ Wire::~Wire() = default;
 
 bool Wire::accept(http::Upgrade& upgrade) {
     const std::string& path = upgrade.request.path;
-    if (path != "/ws" && path != "/ws/") {
+    const bool events = is_events_path(path);
+    if (!events && path != "/ws" && path != "/ws/") {
         return false;
     }
     std::optional<Grant> grant;
@@ -771,9 +796,12 @@ bool Wire::accept(http::Upgrade& upgrade) {
         ++impl_->counters.refused;
         return false;
     }
-    auto connection = std::make_shared<Connection>(*impl_, upgrade, std::move(grant));
-    impl_->connections.emplace(connection.get(), connection);
-    connection->start();
+    if (events) {
+        impl_->add(make_event_stream(*impl_, upgrade, std::move(*grant),
+                                     *read_events_request(upgrade.request)));
+    } else {
+        impl_->add(std::make_shared<Connection>(*impl_, upgrade, std::move(grant)));
+    }
     return true;
 }
 
@@ -786,7 +814,9 @@ std::optional<http::Response> Wire::refusal(const http::Request& request) const 
 std::optional<http::Response> Wire::refuse(const http::Request& request,
                                            std::optional<Grant>& grant,
                                            WireCounters& counters) const {
-    if (auto refused = refuse_upgrade(request, impl_->options, clients())) {
+    const bool events = is_events_path(request.path);
+    if (auto refused = events ? refuse_events(request, impl_->options, clients())
+                              : refuse_upgrade(request, impl_->options, clients())) {
         counters.clients_full += refused->status == 503 ? 1u : 0u;
         return refused;
     }
@@ -811,6 +841,9 @@ std::optional<http::Response> Wire::refuse(const http::Request& request,
         ++counters.user_full;
         return try_later("edge.clients_per_user_max connections of your user are open");
     }
+    if (events) {
+        return grant ? denied_events(request, *grant) : unauthorized("");
+    }
     if (!grant && impl_->opening + impl_->hub.waiting() >= impl_->options.waiting_max) {
         ++counters.waiting_full;
         return try_later("too many connections have not sent their token yet");
@@ -819,18 +852,21 @@ std::optional<http::Response> Wire::refuse(const http::Request& request,
 }
 
 void Wire::flush() {
-    flush_touched(*impl_);
+    impl_->flush_touched();
 }
 
 void Wire::abort_all() {
-    const auto all = impl_->connections;
-    for (const auto& [key, connection] : all) {
-        connection->abort();
+    const auto all = impl_->clients;
+    for (const auto& [key, client] : all) {
+        client->abort();
     }
 }
 
 std::size_t Wire::clients() const {
-    return impl_->connections.size();
+    return impl_->clients.size();
+}
+std::size_t Wire::event_streams() const {
+    return impl_->streams;
 }
 const WireCounters& Wire::counters() const {
     return impl_->counters;

@@ -1,5 +1,5 @@
-// WebSocket connections: the handshake's rules, and one connection's reading and writing for each
-// Session.
+// The clients of an edge: the handshake's rules, and one connection's reading and writing for each
+// Session. What is said here is of WebSockets; event streams (sse.h) have the same limits.
 //
 // Beast does handshake, reads, pongs and the close; everything it writes goes into the connection's
 // outbox, whole, and so do the shared frames of the Hub (outbox.h). All that waits for a client
@@ -43,9 +43,10 @@ struct WireOptions {
 };
 
 struct WireCounters {
-    std::uint64_t accepted = 0;
-    std::uint64_t refused = 0;
-    std::uint64_t flushes = 0;  // System calls that sent something.
+    std::uint64_t accepted = 0;          // WebSockets.
+    std::uint64_t streams_accepted = 0;  // Event streams.
+    std::uint64_t refused = 0;           // Of both.
+    std::uint64_t flushes = 0;           // System calls that sent something.
     std::uint64_t bytes = 0;
     std::uint64_t no_pong = 0;
     std::uint64_t too_large = 0;        // Messages of clients over message_bytes_max.
@@ -63,6 +64,10 @@ struct WireCounters {
 /// edge itself speaks TLS (`encrypted`), a page that came without it is of another origin.
 bool origin_allowed(std::string_view origin, std::string_view host,
                     const std::vector<std::string>& listed, bool encrypted = false);
+
+/// What every answer has: no sniffing, and for whom of edge.cors_origins it is.
+void add_answer_headers(http::Response& response, const http::Request& request,
+                        const std::vector<std::string>& listed);
 
 /// What a request for /ws is refused with; nullopt where it may be upgraded.
 std::optional<http::Response> refuse_upgrade(const http::Request& request,
@@ -87,11 +92,13 @@ class Wire {
     /// Closes all that is still open, without ceremony.
     void abort_all();
 
+    /// WebSockets and event streams.
     [[nodiscard]] std::size_t clients() const;
+    [[nodiscard]] std::size_t event_streams() const;
     [[nodiscard]] const WireCounters& counters() const;
     [[nodiscard]] const WireOptions& options() const;
 
-    struct Impl;  // For wire.cc.
+    struct Impl;  // wire_impl.h: for wire.cc and sse.cc.
 
  private:
     /// Or the grant that a request may be upgraded with; none in it: a token has to follow. What is

@@ -1,0 +1,63 @@
+// What the two kinds of clients of an edge share, WebSockets (wire.cc) and event streams (sse.cc):
+// their registry, limits and counters. Includes Asio: for those two alone.
+// Runs on: the loop.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <unordered_map>
+
+#include "common/http_upgrade.h"
+#include "common/tally.h"
+#include "edge/wire.h"
+
+namespace sigmacast::edge {
+
+inline constexpr std::string_view kServerName = "sigmacast";
+
+/// One connection that carries a Session. The registry owns it, and so does each operation pending.
+class Client {
+ public:
+    Client() = default;
+    virtual ~Client() = default;
+    Client(const Client&) = delete;
+    Client& operator=(const Client&) = delete;
+
+    virtual void start() = 0;
+    /// Sends what waits in its session, as much as the socket takes.
+    virtual void pump() = 0;
+    /// Each half second: time limits.
+    virtual void sweep(Now now) = 0;
+    /// Without ceremony; it leaves the registry later.
+    virtual void abort() = 0;
+};
+
+struct Wire::Impl {
+    Impl(Loop& on, Hub& to, WireOptions with, Random from);
+
+    void add(std::shared_ptr<Client> client);
+    /// `session`: null where it has none.
+    void remove(const Client* client, Session* session);
+    /// Sends what was queued for anyone.
+    void flush_touched();
+    /// After everything that this turn of the loop has brought, so that answers leave together.
+    void flush_later();
+    void sweep_all();
+
+    Loop& loop;
+    Hub& hub;
+    WireOptions options;
+    Random random;
+    WireCounters counters;
+    std::unordered_map<const Client*, std::shared_ptr<Client>> clients;
+    std::unordered_map<const Session*, Client*> by_session;
+    std::size_t opening = 0;  // Without a grant, and not the Hub's yet.
+    std::size_t streams = 0;  // Of the clients, those that are event streams.
+    Tally addresses;
+    Timer sweep;
+    bool flush_posted = false;
+};
+
+}  // namespace sigmacast::edge

@@ -1,0 +1,339 @@
+"""Server-Sent Events: the feed for whoever has only HTTP, and what it does for who comes back."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import threading
+import time
+
+import pytest
+
+from certificates import Authority
+from fault_engine import FaultEngine, big_status, status, ticking_system_status
+from harness import PATIENCE, Cluster, get, until
+from sse_client import PATH, Events
+from tokens import SECRET, token
+from ws_client import Refused, rising
+
+POLL = "system.status"
+
+
+@pytest.fixture(scope="module")
+def port(shared):
+    with shared.v1(POLL, "agent.status", "compression.update") as client:
+        for topic in (POLL, "agent.status", "compression.update"):
+            client.wait(topic)
+    return shared.edge.port
+
+
+def live(count, topic=POLL):
+    """Of a stream: so many values of the topic."""
+    return lambda events: len([m for m in events.messages if m.type == topic]) >= count
+
+
+def wait_for(events, condition, timeout=8):
+    return until(lambda: condition(events), timeout, "what the stream was to bring")
+
+
+# The stream -------------------------------------------------------------------------------------------------------------
+
+def test_a_stream_is_hello_the_answer_the_state_and_then_live(port):
+    with Events(port, POLL, "agent.status") as events:
+        wait_for(events, live(5))
+        types = [m.type for m in events.messages]
+        assert types[:2] == ["hello", "subscribed"]
+        assert events.messages[1].data["topics"][POLL] == {"result": "snapshot", "count": 1}
+        assert set(types[2:4]) == {POLL, "agent.status"}
+        assert events.messages[2]["replay"] is True
+        assert set(types) <= {"hello", "subscribed", POLL, "agent.status", "tick", "transition", "heartbeat"}
+        assert rising([m for m in events.messages if not m.get("replay")])
+        uptimes = [m.data["uptime"] for m in events.of(POLL)]
+        assert len(set(uptimes)) >= 3 and uptimes == sorted(uptimes)
+
+
+def test_the_head_of_a_stream(port):
+    with Events(port, POLL) as events:
+        assert events.headers["content-type"] == "text/event-stream"
+        assert events.headers["cache-control"] == "no-store"
+        assert events.headers["x-accel-buffering"] == "no"
+        assert events.headers["connection"] == "close"
+        assert "content-length" not in events.headers and "transfer-encoding" not in events.headers
+        assert events.headers["date"].endswith(" GMT") and events.headers["vary"] == "Origin"
+        assert events.headers["x-content-type-options"] == "nosniff"
+        events.wait("hello")
+        assert 1000 <= events.retry <= 3000
+    with Events(port, POLL, version="1.0") as old:
+        wait_for(old, live(2))
+
+
+def test_without_types_everything_comes(port):
+    for query in ({}, {"types": ""}, {"types": ",,"}):
+        with Events(port, query=query) as events:
+            assert list(events.wait("subscribed").data["topics"]) == ["*"]
+            for topic in (POLL, "agent.status", "compression.update"):
+                events.wait(topic)
+
+
+def test_types_are_a_list_with_commas_or_repeated(port):
+    for target in (f"types={POLL},agent.status", f"types={POLL}&types=agent.status",
+                   f"types={POLL}%2Cagent.status", "types=system_status,agent_status"):
+        with Events(port, path=f"{PATH}?{target}") as events:
+            assert set(events.wait("subscribed").data["topics"]) == {POLL, "agent.status"}, target
+    with Events(port, path=f"{PATH}/?types={POLL}") as events:
+        events.wait(POLL)
+
+
+def test_types_that_cannot_be_are_400(port):
+    for types in ("x" * 129, ",".join(f"t{i}" for i in range(257))):
+        code, _, body = get(port, f"{PATH}?types={types}")
+        assert code == 400 and body["code"] == 400 and "types" in body["error"] or "type" in body["error"]
+
+
+def test_curl_is_enough(port):
+    done = subprocess.run(["curl", "-sSN", "--noproxy", "*", "--max-time", "3", f"http://127.0.0.1:{port}{PATH}?types={POLL}"],
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode == 28, "it goes on until it is ended: " + done.stderr
+    messages = [json.loads(line[6:]) for line in done.stdout.splitlines() if line.startswith("data: ")]
+    assert [m["type"] for m in messages[:3]] == ["hello", "subscribed", POLL]
+    assert len([m for m in messages if m["type"] == POLL]) >= 3
+    assert [line for line in done.stdout.splitlines() if line.startswith("id: ")]
+
+
+def test_head_is_answered_and_other_methods_are_not(port):
+    before = get(port, "/api/v1/health")[2]["clients"]
+    code, headers, body = get(port, PATH, "HEAD")
+    assert (code, headers["content-type"], body) == (200, "text/event-stream", b"")
+    code, headers, _ = get(port, PATH, "OPTIONS")
+    assert code == 204 and "GET" in headers["allow"] and "Last-Event-ID" in headers["access-control-allow-headers"]
+    code, headers, body = get(port, PATH, "POST", body=b"{}")
+    assert code == 405 and body["code"] == 405
+    until(lambda: get(port, "/api/v1/health")[2]["clients"] == before)
+
+
+def test_something_comes_within_ping_ms_however_quiet_it_is(make_cluster, engine):
+    cluster = make_cluster(engine, polls=[POLL], edge_options={"heartbeat_interval": "500ms"})
+    with Events(cluster.edge.port, "no.such.topic") as events:
+        assert events.wait("subscribed").data["topics"]["no.such.topic"]["result"] == "unknown"
+        events.wait(lambda m: len(events.of("heartbeat")) >= 4)
+        assert events.wait("hello").data["ping_ms"] == 500
+        beats = events.of("heartbeat")
+        assert beats[-1].at - beats[-2].at < 1.2 * PATIENCE
+        # Each carries the bookmark, and so does its id: a quiet topic's cursor rises.
+        first = events.last_id
+        until(lambda: events.last_id != first, what="a newer id")
+
+
+def test_what_a_client_sends_after_its_request_is_passed_over_and_bounded(port):
+    with Events(port, POLL, after=b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 10) as events:
+        wait_for(events, live(3))
+    with Events(port, POLL, after=b"x" * 100) as events:
+        events.wait(POLL)
+
+        def given_up():
+            with contextlib.suppress(OSError):
+                events._socket.sendall(b"x" * 4096)
+            return events.closed
+        until(given_up, what="who sends on and on is let go")
+
+
+def test_streams_are_counted_among_the_clients_and_on_their_own(shared, port):
+    def counted():
+        metrics = shared.edge.metrics()
+        return metrics["sigmacast_edge_event_streams"], metrics["sigmacast_edge_clients"]
+    until(lambda: counted() == (0, 0))
+    with Events(port, POLL) as events, shared.v1(POLL):
+        events.wait(POLL)
+        assert counted() == (1, 2)
+        assert get(port, "/api/v1/health")[2]["clients"] == 2
+    until(lambda: counted() == (0, 0))
+    assert shared.edge.metrics()["sigmacast_edge_event_streams_total"] >= 1
+
+
+# Limits -----------------------------------------------------------------------------------------------------------------
+
+def test_a_stream_beyond_a_limit_is_503(make_cluster, engine):
+    cluster = make_cluster(engine, polls=[POLL], edge_options={"clients_max": 2})
+    port = cluster.edge.port
+    with Events(port, POLL) as events, cluster.v1(POLL):
+        events.wait(POLL)
+        with pytest.raises(Refused) as refused:
+            Events(port, POLL)
+        assert refused.value.status == 503 and refused.value.headers["retry-after"] == "5"
+        with pytest.raises(Refused) as refused:
+            cluster.v1(POLL)
+        assert refused.value.status == 503
+    until(lambda: get(port, "/api/v1/health")[2]["clients"] == 0)
+    with Events(port, POLL) as events:
+        events.wait(POLL)
+
+
+def test_a_stream_that_is_not_read_delays_no_other_and_is_told_or_ended(make_cluster, engine):
+    engine.set(POLL, big_status())
+    cluster = make_cluster(engine, polls={POLL: {"interval": 0.02, "deadline": 0.5}},
+                           edge_options={"write_timeout": "2s"})
+    port = cluster.edge.port
+    with Events(port, POLL) as good:
+        good.wait(POLL)
+        slow = Events(port, POLL, receive_buffer=4096)
+        slow.wait("hello")
+        slow.stop_reading()
+        stuck = Events(port, POLL, receive_buffer=4096, reading=False)
+        mark = good.mark
+        good.wait(lambda m: len(good.of(POLL, after=mark)) >= 100, timeout=20)
+        values = good.of(POLL, after=mark)
+        gaps = [b.at - a.at for a, b in zip(values, values[1:])]
+        assert sorted(gaps)[int(len(gaps) * 0.95)] < 0.3 * PATIENCE
+        slow.go_on_reading()
+        newest = good.wait_next(POLL)
+        try:
+            slow.wait(lambda m: m.type == POLL and m.pos >= newest.pos, timeout=15)
+            assert slow.of("skipped"), "more than the kernel's buffers hold was left out"
+            assert rising([m for m in slow.messages if not m.get("replay")])
+        except AssertionError:
+            assert slow.closed and slow.of("goodbye")[0].data["code"] == 4102
+        # Who takes nothing at all is let go.
+        until(lambda: cluster.edge.metrics()['sigmacast_edge_limited_total{limit="write_timeout"}'] >= 1, timeout=20)
+        assert cluster.edge.stat()[1] < (300 << 20) * PATIENCE
+        stuck.go_on_reading()
+        stuck.wait_closed(timeout=10)
+        slow.cut()
+
+
+def test_five_hundred_streams_get_everything(make_cluster, engine):
+    cluster = make_cluster(engine, polls={POLL: {"interval": 0.5, "deadline": 0.5}})
+    port = cluster.edge.port
+    request = f"GET {PATH}?types={POLL} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
+    before = cluster.edge.stat()[1]
+    sockets = []
+    try:
+        for _ in range(500):
+            sockets.append(socket.create_connection(("127.0.0.1", port), timeout=10 * PATIENCE))
+            sockets[-1].sendall(request)
+        until(lambda: cluster.edge.metrics()["sigmacast_edge_event_streams"] == 500, timeout=20)
+        texts = [b""] * 500
+        end = time.monotonic() + 30 * PATIENCE
+        for i, each in enumerate(sockets):
+            while texts[i].count(b'data: {"type":"system.status"') < 8:
+                assert time.monotonic() < end
+                chunk = each.recv(65536)
+                assert chunk, "it goes on"
+                texts[i] += chunk
+        seqs = []
+        for text in texts:
+            messages = [json.loads(line[6:]) for line in text.split(b"\n") if line.startswith(b"data: ") and line.endswith(b"}")]
+            mine = [m["seq"] for m in messages if m.get("seq")]
+            assert mine == list(range(mine[0], mine[0] + len(mine)))
+            seqs.append(set(mine))
+        assert set.intersection(*seqs)
+        assert (cluster.edge.stat()[1] - before) / 500 < 64 << 10, "bytes for each"
+    finally:
+        for each in sockets:
+            each.close()
+    until(lambda: cluster.edge.metrics()["sigmacast_edge_event_streams"] == 0)
+
+
+# Who may ------------------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory, shared_engine):
+    auth = {"required": True, "secret": SECRET, "cookie": "sid", "query_token": True}
+    with Cluster(tmp_path_factory.mktemp("guarded"), shared_engine, auth_options=auth,
+                 roles={"viewer": [POLL, "agent.*"], "admin": ["*"]}, log_level="debug",
+                 edge_options={"cors_origins": ["https://nas.example"], "clients_per_user_max": 2}) as cluster:
+        with cluster.client("sigmacast.v1.json", headers=bearer(token("admin"))) as client:
+            client.subscribe("*")
+            client.wait(POLL)
+            client.wait("compression.update")
+        yield cluster
+
+
+def bearer(text):
+    return {"Authorization": f"Bearer {text}"}
+
+
+def test_a_stream_without_a_good_token_is_401(guarded):
+    for headers in ({}, bearer("x"), bearer(token("admin", lasts=-60))):
+        code, answered, body = get(guarded.edge.port, PATH, headers=headers)
+        assert code == 401 and body["code"] == 401 and answered["www-authenticate"].startswith("Bearer")
+
+
+def test_a_token_comes_as_header_cookie_or_where_allowed_in_the_query(guarded):
+    text = token("viewer")
+    for more in ({"headers": bearer(text)}, {"headers": {"Cookie": f"a=b; sid={text}"}}, {"query": {"token": text}}):
+        with Events(guarded.edge.port, POLL, **more) as events:
+            events.wait(POLL)
+            assert events.wait("hello").data["expires"]
+    with Cluster(guarded.folder / "no_query", start=False, auth_options={"required": True, "secret": SECRET}) as other:
+        other.edge.start(ready=False)
+        until(lambda: get(other.edge.port, PATH)[0] == 401)
+        assert get(other.edge.port, f"{PATH}?token={text}")[0] == 401
+
+
+def test_of_what_is_asked_for_only_what_the_token_allows_comes(guarded):
+    with Events(guarded.edge.port, POLL, "compression.update", headers=bearer(token("viewer"))) as events:
+        topics = events.wait("subscribed").data["topics"]
+        assert topics["compression.update"] == {"result": "denied"} and topics[POLL]["result"] == "snapshot"
+    with Events(guarded.edge.port, headers=bearer(token("viewer"))) as events:
+        wait_for(events, live(3))
+        assert not events.of("compression.update")
+    code, _, body = get(guarded.edge.port, f"{PATH}?types=compression.update", headers=bearer(token("viewer")))
+    assert code == 403 and body["code"] == 403
+
+
+def test_when_its_token_expires_a_stream_says_so_and_ends(guarded):
+    with Events(guarded.edge.port, POLL, headers=bearer(token("viewer", lasts=1))) as events:
+        goodbye = events.wait("goodbye", timeout=12)
+        assert goodbye.data["code"] == 4301 and goodbye.data["reason"] == "token_expired"
+        assert events.retry == goodbye.data["reconnect_in_ms"]
+        events.wait_closed()
+
+
+def test_a_users_streams_are_counted_with_its_websockets(guarded):
+    text = token("viewer", subject="bob")
+    with Events(guarded.edge.port, POLL, headers=bearer(text)) as events:
+        events.wait(POLL)
+        with guarded.client("sigmacast.v1.json", headers=bearer(text)):
+            with pytest.raises(Refused) as refused:
+                Events(guarded.edge.port, POLL, headers=bearer(text))
+            assert refused.value.status == 503
+
+
+def test_pages_of_listed_origins_may_read_a_stream(guarded):
+    def allowed(origin):
+        with Events(guarded.edge.port, POLL, headers={**bearer(token("admin")), "Origin": origin}) as events:
+            return events.headers.get("access-control-allow-origin")
+    assert allowed("https://nas.example") == "https://nas.example"
+    assert allowed("https://evil.example") is None
+    code, headers, _ = get(guarded.edge.port, PATH, headers={"Origin": "https://nas.example"})
+    assert code == 401 and headers["access-control-allow-origin"] == "https://nas.example"
+
+
+def test_a_rebound_name_gets_no_stream(port):
+    assert get(port, PATH, headers={"Host": "evil.example"})[0] == 421
+
+
+# TLS and the end ------------------------------------------------------------------------------------------------------------
+
+def test_a_stream_goes_through_tls(make_cluster, engine, tmp_path_factory):
+    engine.set(POLL, big_status(size=100_000))
+    authority = Authority(tmp_path_factory.mktemp("authority"))
+    cluster = make_cluster(engine, polls=[POLL], tls=authority)
+    with Events(cluster.edge.port, POLL, tls=authority.context()) as events:
+        wait_for(events, live(5))
+        assert rising([m for m in events.messages if not m.get("replay")])
+    done = subprocess.run(["curl", "-sSN", "--noproxy", "*", "--max-time", "3", "--cacert", str(authority.certificate),
+                           f"https://127.0.0.1:{cluster.edge.port}{PATH}?types={POLL}"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 28 and 'data: {"type":"system.status"' in done.stdout
+
+
+def test_an_edge_that_ends_says_goodbye_and_when_to_come_back(make_cluster, engine):
+    cluster = make_cluster(engine, polls=[POLL])
+    with Events(cluster.edge.port, POLL) as events:
+        events.wait(POLL)
+        cluster.edge.process.terminate()
+        goodbye = events.wait("goodbye")
+        assert goodbye.data["code"] in (1001, 4200) and events.retry == goodbye.data["reconnect_in_ms"]
+        events.wait_closed()
+    until(lambda: cluster.edge.process.poll() == 0, what="the edge ended with 0")
