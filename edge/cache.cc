@@ -85,6 +85,11 @@ const Stream* Cache::stream(std::string_view origin, std::string_view topic) {
     return streams_.emplace(std::move(name), std::move(made)).first->second.get();
 }
 
+const Stream* Cache::find_stream(std::string_view origin, std::string_view topic) const {
+    const auto it = streams_.find(std::pair<std::string, std::string>{origin, topic});
+    return it == streams_.end() ? nullptr : it->second.get();
+}
+
 Result<std::shared_ptr<Value>> Cache::make_value(const Message& message) {
     const Stream* of = stream(message.origin, message.topic);
     if (!of) {

@@ -96,6 +96,8 @@ class Cache {
     [[nodiscard]] bool knows(std::string_view topic) const;
     /// The stable name of a stream; nullptr beyond kStreamsMax.
     const Stream* stream(std::string_view origin, std::string_view topic);
+    /// nullptr where nothing was heard of it.
+    [[nodiscard]] const Stream* find_stream(std::string_view origin, std::string_view topic) const;
 
     [[nodiscard]] const std::string& epoch() const { return epoch_; }
     [[nodiscard]] std::uint64_t pos() const { return pos_; }

@@ -69,6 +69,17 @@ bool same_state(const Age& a, const Age& b) {
     return a.quality == b.quality && a.reason == b.reason && a.source == b.source;
 }
 
+/// A complete list may lack a key whose end has not been told yet: of that the answer says nothing.
+bool names_all(const Cache::Poll& poll, const Cache& cache) {
+    const Report& report = poll.state.report;
+    const std::set<std::string_view> named(report.keys->begin(), report.keys->end());
+    const Cache::Entries* entries = cache.find(poll.state.origin, report.topic);
+    return entries == nullptr ||
+           std::all_of(entries->begin(), entries->end(), [&](const auto& entry) {
+               return entry.second->poll != report.poll || named.contains(entry.first);
+           });
+}
+
 /// When a grant ends, by a clock that nobody sets. The wall clock is looked at, too, each time.
 std::optional<Mono> end_of(const Grant& grant, Now now) {
     return grant.expires ? std::optional(now.mono + std::max(*grant.expires - now.wall, Millis{0}))
@@ -79,8 +90,9 @@ std::optional<Mono> end_of(const Grant& grant, Now now) {
 
 Hub::Hub(HubOptions options, Random random)
     : options_(std::move(options)),
-      random_(std::move(random)),
-      legacy_origin_(options_.legacy_origin) {}
+      random_(random),
+      legacy_origin_(options_.legacy_origin),
+      history_(std::move(random), options_.ring_bytes_max) {}
 
 Hub::~Hub() = default;
 
@@ -140,6 +152,7 @@ void Hub::close(Session& session) {
     }
     drop(everything_, &session);
     drop(touched_, &session);
+    drop(resuming_, &session);
     waiting_ -= session.grant ? 0u : 1u;
     sessions_.erase(&session);
 }
@@ -210,7 +223,8 @@ void Hub::hello(Session& session, Now now) {
     if (session.grant->expires) {
         append_member(data, "expires", to_rfc3339(*session.grant->expires));
     }
-    data += ",\"features\":[\"skipped\",\"tick\",\"transition\",\"wildcard\"],\"sources\":[";
+    data +=
+        ",\"features\":[\"resume\",\"skipped\",\"tick\",\"transition\",\"wildcard\"],\"sources\":[";
     for (const Source& source : sources(*session.grant)) {
         if (data.back() != '[') {
             data += ',';
@@ -274,8 +288,12 @@ void Hub::change_grant(Session& session, Grant grant, std::string_view id, Now n
         grant.everything == session.grant->everything && grant.topics == session.grant->topics;
     session.grant = std::move(grant);
     session.ends = end_of(*session.grant, now);
+    for (const auto& resume : session.resumes) {
+        resume->wanted.clear();
+    }
     for (const std::string& topic : std::set<std::string>(session.subscriptions())) {
         if (topic != "*" && !session.grant->allows(topic)) {
+            end_resumes(session, {topic}, false, now);
             remove(session, topic);
             deny(session, id, topic, now);
         }
@@ -385,8 +403,9 @@ void Hub::receive(Session& session, std::string_view text, Now now) {
     switch (message.type) {
         case ClientMessage::Type::kPing: {
             std::string rest;
-            if (session.v1() && !session.data_waiting()) {
-                append_member(rest, "pos", bookmark_);  // All up to here was queued before this.
+            const auto pos = told_pos(session);
+            if (session.v1() && !session.data_waiting() && pos) {
+                append_member(rest, "pos", *pos);  // All up to here was queued before this.
                 append_member(rest, "epoch", cache_.epoch());
             }
             push_control(session,
@@ -397,7 +416,7 @@ void Hub::receive(Session& session, std::string_view text, Now now) {
             subscribe(session, message, now);
             break;
         case ClientMessage::Type::kUnsubscribe:
-            unsubscribe(session, message);
+            unsubscribe(session, message, now);
             break;
         case ClientMessage::Type::kAuth:
             authenticate(session, message, now);
@@ -503,17 +522,23 @@ void Hub::subscribe(Session& session, const ClientMessage& message, Now now) {
             topics.push_back(topic);
         }
     }
+    if (session.v1() && message.resume) {
+        start_resume(session, message, std::move(topics), std::move(denied), now);
+        return;
+    }
     if (session.v1()) {
-        answer_subscribe(session, message.id, topics, message.resume ? "not_kept" : "", now,
-                         denied);
+        end_resumes(session, topics, contains(topics, "*"), now);
+        answer_subscribe(session, message.id, topics, "", now, denied);
         return;
     }
     push_state(session, topics, now);
 }
 
-void Hub::unsubscribe(Session& session, const ClientMessage& message) {
+void Hub::unsubscribe(Session& session, const ClientMessage& message, Now now) {
     for (const std::string& type : message.types) {
-        remove(session, type == "*" ? type : topic_name(type));
+        const std::string topic = type == "*" ? type : topic_name(type);
+        end_resumes(session, {topic}, false, now);
+        remove(session, topic);
     }
 }
 
@@ -540,7 +565,7 @@ std::vector<const Value*> Hub::state_of(const Session& session, const std::strin
 /// ones.
 void Hub::answer_subscribe(Session& session, std::string_view id,
                            const std::vector<std::string>& topics, std::string_view cause, Now now,
-                           const std::vector<std::string>& denied) {
+                           const std::vector<std::string>& denied, const Events* events) {
     std::vector<Outgoing> frames;
     std::vector<Outgoing> left_out;  // Notes of what is too large to be among them.
     std::size_t bytes = 0;
@@ -559,23 +584,8 @@ void Hub::answer_subscribe(Session& session, std::string_view id,
                 bytes += left_out.back().frame->size();
             }
         }
-        if (data.back() != '{') {
-            data += ',';
-        }
-        append_json_string(data, topic);
-        data += ":{";
-        const bool snapshot = !values.empty() || !cause.empty();
-        append_member(data, "result",
-                      snapshot                             ? "snapshot"
-                      : topic == "*" || known_topic(topic) ? "live"
-                                                           : "unknown");
-        if (snapshot) {
-            append_member(data, "count", std::uint64_t{frames.size() - first});
-            if (!cause.empty()) {
-                append_member(data, "cause", cause);
-            }
-        }
-        data += '}';
+        append_answer(data, topic, cause,
+                      values.empty() ? std::nullopt : std::optional(frames.size() - first), events);
     }
     for (const std::string& topic : denied) {
         data += data.back() == '{' ? "" : ",";
@@ -602,31 +612,63 @@ void Hub::apply(std::vector<Upstream::Step> steps, Now now) {
 }
 
 void Hub::step(protocol::Snapshot& snapshot, Now now) {
-    const std::string_view cause = !snapshot_seen_                    ? "joined"
-                                   : snapshot.epoch == cache_.epoch() ? "repaired"
-                                                                      : "new_epoch";
+    const bool same = snapshot_seen_ && snapshot.epoch == cache_.epoch();
+    const std::string_view cause = !snapshot_seen_ ? "joined" : same ? "repaired" : "new_epoch";
+    const std::uint64_t before = bookmark_;
+    std::shared_ptr<Seen> delivered = std::make_shared<Seen>();
+    for (const auto& [stream, pos] : same ? reached_ : decltype(reached_){}) {
+        if (event_streams_.contains(stream)) {
+            (*delivered)[{stream->topic, stream->origin}] = pos;
+        }
+    }
     renderings_.clear();
     legacy_origin_ = options_.legacy_origin;  // Chosen anew, from what there is now.
     cache_.replace(snapshot);
     snapshot_seen_ = true;
     bookmark_ = cache_.pos();
+    renew_history(snapshot, same);
     for (const auto& poll : cache_.polls()) {
         if (is_legacy_origin(poll->state.origin)) {
             render_due(*poll, now.mono);
         }
     }
     for (const auto& [of, session] : sessions_) {
-        if (session->v1() && !session->subscriptions().empty()) {
-            const std::vector<std::string> topics(session->subscriptions().begin(),
-                                                  session->subscriptions().end());
-            answer_subscribe(*session, {},
-                             session->everything ? std::vector<std::string>{"*"} : topics, cause,
-                             now);
+        if (!session->v1() || session->subscriptions().empty()) {
+            continue;
+        }
+        std::vector<std::string> topics;
+        for (const std::string& topic : session->subscriptions()) {
+            const bool asked = std::any_of(
+                session->resumes.begin(), session->resumes.end(), [&](const auto& resume) {
+                    return resume->phase == Resume::Phase::kAsked && resume->covers(topic);
+                });
+            if (!asked && (!session->everything || topic == "*")) {
+                topics.push_back(topic);  // What was asked for is answered in its time.
+            }
+        }
+        const Events events{.from = before, .to = std::max(bookmark_, newest_)};
+        if (same) {
+            resume_repaired(*session, before, delivered);
+        }
+        if (!topics.empty()) {
+            answer_subscribe(*session, {}, topics, cause, now, {}, same ? &events : nullptr);
         }
     }
+    work(now);
 }
 
 void Hub::step(Message& message, Now now) {
+    if (message.pos != 0) {
+        newest_ = std::max(newest_, message.pos);
+        if (const Stream* stream = cache_.stream(message.origin, message.topic)) {
+            std::uint64_t& reached = reached_[stream];
+            reached = std::max(reached, message.pos);
+            if (message.kind == Kind::kEvent) {
+                event_streams_.insert(stream);
+                event_topics_.insert(message.topic);
+            }
+        }
+    }
     if (message.kind == Kind::kTransition) {
         on_transition(message, now);
     } else if (message.kind == Kind::kValue || message.kind == Kind::kEvent) {
@@ -646,15 +688,21 @@ void Hub::on_value(const Message& message, Now now) {
         return;
     }
     const Value& value = **put;
+    const bool state = value.kind == Kind::kValue;
+    const std::uint64_t event_pos = state ? 0 : value.pos;
+    if (event_pos != 0) {
+        const History::Entry entry = entry_of(value, now);
+        history_.add(entry);
+    }
     if (has_listeners(message.topic, Dialect::kV1)) {
         if (Bytes made = make_value(value, Dialect::kV1, now)) {
             push_topic(message.topic, Dialect::kV1,
-                       {std::move(made), value.stream, value.seq, value.slot, value.final}, now);
+                       {std::move(made), value.stream, value.seq, value.slot, value.final}, now,
+                       event_pos);
         } else {
             tell_skipped(message, "too_large", now);
         }
     }
-    const bool state = value.kind == Kind::kValue;
     const bool rendered_at_report = state && !value.final && !is_state_poll(value.poll) &&
                                     cache_.find_poll(message.origin, value.poll) != nullptr;
     if (!rendered_at_report && (!state || is_legacy_origin(message.origin))) {
@@ -665,12 +713,16 @@ void Hub::on_value(const Message& message, Now now) {
 void Hub::tell_skipped(const Message& message, std::string_view why, Now now) {
     const Stream* stream = cache_.stream(message.origin, message.topic);
     const bool withheld = message.kind == Kind::kValue && why != "superseded";
+    if (stream && message.kind == Kind::kEvent && message.pos != 0 && why == "not_encodable") {
+        history_.add({message.pos, message.seq, stream,
+                      make(render_skipped(*stream, message.seq, message.seq, why, now))});
+    }
     if (stream && (withheld || message.seq != 0)) {
         push_topic(message.topic, Dialect::kV1,
                    {make(render_skipped(*stream, message.seq, message.seq, why, now,
                                         withheld ? &message.key : nullptr)),
                     stream, message.seq, 0},
-                   now);
+                   now, message.kind == Kind::kEvent ? message.pos : 0);
     }
 }
 
@@ -788,7 +840,8 @@ void Hub::tell_tick(Cache::Poll& poll, Now now) {
     }
     poll.ticked = now.mono;
     const Report& report = poll.state.report;
-    const bool partial = report.keys && (poll.is_state() || !report.complete);
+    const bool partial =
+        report.keys && (poll.is_state() || !report.complete || !names_all(poll, cache_));
     const Source source{poll.state.origin, report.poll, report.topic,
                         cache_.effective(poll.state.age)};
     push_topic(poll.stream->topic, Dialect::kV1,
@@ -799,12 +852,16 @@ void Hub::tell_tick(Cache::Poll& poll, Now now) {
 
 void Hub::step(Upstream::Lost& lost, Now now) {
     const Stream* stream = cache_.stream(lost.origin, lost.topic);
-    if (stream) {
-        push_topic(lost.topic, Dialect::kV1,
-                   {make(render_skipped(*stream, lost.range.from, lost.range.to, "lost", now)),
-                    stream, lost.range.to, 0},
-                   now);
+    if (!stream) {
+        return;
     }
+    // Where in the log it was is not known: told once more at worst.
+    const std::uint64_t event_pos = event_streams_.contains(stream) ? newest_ : 0;
+    const Bytes note = make(render_skipped(*stream, lost.range.from, lost.range.to, "lost", now));
+    if (event_pos != 0) {
+        history_.add({event_pos, lost.range.to, stream, note});
+    }
+    push_topic(lost.topic, Dialect::kV1, {note, stream, lost.range.to, 0}, now, event_pos);
 }
 
 void Hub::step(Upstream::UplinkChange& change, Now now) {
@@ -822,12 +879,17 @@ void Hub::step(Upstream::UplinkChange& change, Now now) {
             render_due(poll, now.mono);
         }
     }
+    if (change.up) {
+        history_.start_over();
+    }
+    work(now);
     on_timer(now);
 }
 
-void Hub::step(Upstream::Bookmark& bookmark, Now) {
+void Hub::step(Upstream::Bookmark& bookmark, Now now) {
     bookmark_ = std::max(bookmark_, bookmark.pos);
     cache_.set_pos(bookmark_);
+    work(now);
 }
 
 // --- Renderings for clients without a subprotocol -----------------------------------------------
@@ -898,6 +960,9 @@ void Hub::on_timer(Now now) {
         }
         render_again(*poll, Millis{0}, now);
     }
+    if (work_at_ && *work_at_ <= now.mono) {
+        work(now);
+    }
     if (next_heartbeat_check_ <= now.mono) {
         next_heartbeat_check_ =
             now.mono + std::min(kHeartbeatCheck, options_.heartbeat_interval / 4);
@@ -915,7 +980,7 @@ Mono Hub::deadline() const {
     for (const auto& [poll, rendering] : renderings_) {
         next = std::min(next, rendering.due);
     }
-    return next;
+    return work_at_ ? std::min(next, *work_at_) : next;
 }
 
 // --- Sending ------------------------------------------------------------------------------------
@@ -958,16 +1023,21 @@ bool Hub::has_listeners(std::string_view topic, Dialect dialect) const {
            !(dialect == Dialect::kV1 ? of->second.v1 : of->second.legacy).empty();
 }
 
-void Hub::push_topic(std::string_view topic, Dialect dialect, const Outgoing& item, Now now) {
+void Hub::push_topic(std::string_view topic, Dialect dialect, const Outgoing& item, Now now,
+                     std::uint64_t event_pos) {
     const auto of = by_topic_.find(std::string(topic));
     if (of != by_topic_.end()) {
         for (Session* session : dialect == Dialect::kV1 ? of->second.v1 : of->second.legacy) {
-            push(*session, item, now);
+            if (session->resumes.empty() || !withheld(*session, topic, item.stream, event_pos)) {
+                push(*session, item, now);
+            }
         }
     }
     if (dialect == Dialect::kV1) {
         for (Session* session : everything_) {
-            if (session->grant->everything || session->grant->allows(topic)) {
+            const bool allowed = session->grant->everything || session->grant->allows(topic);
+            if (allowed &&
+                (session->resumes.empty() || !withheld(*session, topic, item.stream, event_pos))) {
                 push(*session, item, now);
             }
         }
@@ -1000,14 +1070,19 @@ void Hub::heartbeats(Now now) {
             (!session->v1() && session->subscriptions().count("heartbeat") == 0)) {
             continue;  // What waits is younger than a heartbeat would be.
         }
-        Bytes& shared = session->v1() ? v1 : legacy;
+        const auto pos = told_pos(*session);
+        if (session->v1() && !pos) {
+            continue;  // It is about to be answered.
+        }
+        Bytes own;  // Where it has not got as far as the others.
+        Bytes& shared = !session->v1() ? legacy : *pos == bookmark_ ? v1 : own;
         if (!shared) {
             std::string data = "{";
             append_member(data, "server_time", static_cast<std::uint64_t>(unix_seconds(now.wall)));
             std::string rest;
             if (session->v1()) {
                 append_member(data, "uplink", cache_.uplink() ? "up" : "down");
-                append_member(rest, "pos", bookmark_);
+                append_member(rest, "pos", *pos);
                 append_member(rest, "epoch", cache_.epoch());
             }
             data += '}';

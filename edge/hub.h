@@ -15,6 +15,10 @@
 // Each session sees what its Grant allows, whatever it is subscribed to. One without a grant is
 // sent nothing until it has sent a token; one whose grant has expired is closed.
 //
+// A client that says what it has (resume.h) is sent what it lacks: the state anew, and each event
+// since, from the ring of recent ones or from the broker's log (history.h). It is answered once it
+// is known how that can be done; what it asks the broker for is in take_requests().
+//
 // Pure: no socket, no clock. Runs on: the loop. One client never delays another: queueing is all
 // that happens here, and a queue over its bound is emptied and the session closed.
 #pragma once
@@ -24,14 +28,17 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "common/random.h"
 #include "common/result.h"
 #include "edge/cache.h"
+#include "edge/history.h"
 #include "edge/session.h"
 #include "edge/upstream.h"
 
@@ -47,6 +54,21 @@ struct HubOptions {
     std::size_t messages_per_second = 0;  // Of one client, with a burst (RateLimit); 0: any number.
     std::size_t subscriptions_max = 256;  // Of one client; more are refused with an error.
     std::size_t clients_per_user_max = 0;  // Connections of one subject; 0: any number.
+    /// deadline() is earlier than it was; called within receive(). Not to call back.
+    std::function<void()> wake = nullptr;
+    std::size_t ring_bytes_max = History::kRingBytesMax;
+};
+
+/// Subscribes with `resume`, by how they were answered.
+struct ResumeCounters {
+    std::uint64_t resumed = 0;  // State anew, and all events.
+    std::uint64_t too_old = 0;
+    std::uint64_t new_epoch = 0;
+    std::uint64_t future = 0;
+    std::uint64_t bad_cursor = 0;
+    std::uint64_t pending = 0;      // At first; then they are counted again.
+    std::uint64_t edge_behind = 0;  // Sent away.
+    std::uint64_t unavailable = 0;  // The broker did not tell.
 };
 
 struct HubCounters {
@@ -63,6 +85,7 @@ struct HubCounters {
     std::uint64_t subscriptions_refused = 0;
     std::uint64_t users_refused = 0;  // First messages whose user has too many connections.
     std::uint64_t not_read = 0;       // Clients closed as they took nothing for too long.
+    ResumeCounters resumes;
 };
 
 class Hub {
@@ -77,6 +100,16 @@ class Hub {
     static constexpr Millis kTooLargeLogInterval{60'000};
     static constexpr Millis kReconnectHintMin{200};
     static constexpr Millis kReconnectHintMax{2'000};
+    /// For the broker to say what is in the log; then state is answered without events.
+    static constexpr Millis kAnswerMax{2'000};
+    /// For this edge to reach the position that a client has seen; then it is sent away.
+    static constexpr Millis kBehindMax{3'000};
+    static constexpr Millis kGather{2};  // Those who come at once are served together.
+    static constexpr Millis kResumeCheck{100};
+    static constexpr Millis kRoomCheck{10};  // Whether a client has taken what it was sent.
+    /// Of what a client missed, this much waits for it at a time: less than is conflated.
+    static constexpr std::size_t kReplayBytes = 192u << 10;
+    static constexpr std::size_t kReplayTurn = 20'000;  // Frames, of all clients, at a time.
 
     Hub(HubOptions options, Random random);
     ~Hub();
@@ -108,6 +141,8 @@ class Hub {
     void on_timer(Now now);
     [[nodiscard]] Mono deadline() const;
 
+    /// To be sent to the broker.
+    std::vector<protocol::Any> take_requests() { return std::exchange(requests_, {}); }
     /// The sessions for which something was queued, or which are to be closed, since the last call.
     std::vector<Session*> take_touched();
 
@@ -118,6 +153,9 @@ class Hub {
     [[nodiscard]] const HubCounters& counters() const { return counters_; }
     [[nodiscard]] std::vector<Source> sources(const Grant& grant) const;
     [[nodiscard]] bool known_topic(std::string_view topic) const;
+    [[nodiscard]] const History& history() const { return history_; }
+    /// Sessions that have yet to be sent something they missed.
+    [[nodiscard]] std::size_t resuming() const { return resuming_.size(); }
 
  private:
     struct Subscribers {
@@ -141,6 +179,7 @@ class Hub {
     void step(Upstream::Lost& lost, Now now);
     void step(Upstream::UplinkChange& change, Now now);
     void step(Upstream::Bookmark& bookmark, Now now);
+    void step(protocol::History& answer, Now now);
 
     void on_value(const Message& message, Now now);
     void on_transition(const Message& message, Now now);
@@ -169,10 +208,52 @@ class Hub {
     void welcome(Session& session, Now now);
     void hello(Session& session, Now now);
     void subscribe(Session& session, const ClientMessage& message, Now now);
-    void unsubscribe(Session& session, const ClientMessage& message);
+    void unsubscribe(Session& session, const ClientMessage& message, Now now);
+    /// How the events of an answer's topics go on.
+    struct Events {
+        std::uint64_t from = 0;
+        std::uint64_t to = 0;
+        bool pending = false;
+        std::map<std::string, std::uint64_t> lost = {};  // By topic: up to where.
+    };
     void answer_subscribe(Session& session, std::string_view id,
                           const std::vector<std::string>& topics, std::string_view cause, Now now,
-                          const std::vector<std::string>& denied = {});
+                          const std::vector<std::string>& denied = {},
+                          const Events* events = nullptr);
+    void append_answer(std::string& data, const std::string& topic, std::string_view cause,
+                       std::optional<std::size_t> count, const Events* events) const;
+
+    // Resume: hub_resume.cc.
+    enum class Progress : std::uint8_t { kDone, kWaits, kPage, kProbe, kRoom, kTurn };
+    void start_resume(Session& session, const ClientMessage& message,
+                      std::vector<std::string> topics, std::vector<std::string> denied, Now now);
+    void end_resumes(Session& session, const std::vector<std::string>& topics, bool all, Now now);
+    Progress advance(Session& session, Resume& resume, std::size_t& turn, Now now);
+    Progress decide(Session& session, Resume& resume, Now now);
+    Progress settle(Session& session, Resume& resume, std::string_view cause,
+                    std::uint64_t& counter, Now now);
+    Progress send_away_behind(Session& session, Resume& resume, Now now);
+    void answer_resume(Session& session, Resume& resume, bool pending, Now now);
+    Progress catch_up(Session& session, Resume& resume, std::size_t& turn, Now now);
+    bool replay(Session& session, Resume& resume, const History::Entry& entry, Now now);
+    void heed_floors(Session& session, Resume& resume, const History::Page& page, Now now);
+    void give_up_history(Now now);
+    void work(Now now);
+    void work_by(Mono when);
+    [[nodiscard]] std::map<std::string, std::uint64_t> lost_to(const Session& session,
+                                                               Resume& resume,
+                                                               const History::Page& page) const;
+    [[nodiscard]] bool wants(const Session& session, Resume& resume, const Stream& stream) const;
+    [[nodiscard]] bool reached(const Resume& resume) const;
+    [[nodiscard]] bool has_events(std::string_view topic) const;
+    [[nodiscard]] bool withheld(const Session& session, std::string_view topic,
+                                const Stream* stream, std::uint64_t event_pos) const;
+    void renew_history(const protocol::Snapshot& snapshot, bool same);
+    void resume_repaired(Session& session, std::uint64_t before,
+                         const std::shared_ptr<const Seen>& delivered);
+    [[nodiscard]] std::optional<std::uint64_t> told_pos(const Session& session) const;
+    History::Entry entry_of(const Value& value, Now now);
+    void append_entries(const Message& message, History::Page& page, Now now);
     [[nodiscard]] std::vector<const Value*> state_of(const Session& session,
                                                      const std::string& topic);
     [[nodiscard]] std::string topic_name(std::string_view name) const;
@@ -182,7 +263,9 @@ class Hub {
     void push(Session& session, const Outgoing& item, Now now);
     void push_state(Session& session, const std::vector<std::string>& topics, Now now);
     void push_control(Session& session, std::string_view payload);
-    void push_topic(std::string_view topic, Dialect dialect, const Outgoing& item, Now now);
+    /// `event_pos`: of an event, or of a note in the place of one.
+    void push_topic(std::string_view topic, Dialect dialect, const Outgoing& item, Now now,
+                    std::uint64_t event_pos = 0);
     [[nodiscard]] bool has_listeners(std::string_view topic, Dialect dialect) const;
     void tell_dropped(Now now);
     void heartbeats(Now now);
@@ -206,6 +289,22 @@ class Hub {
     std::size_t waiting_ = 0;
     std::uint64_t bookmark_ = 0;
     bool snapshot_seen_ = false;
+    History history_;
+    std::vector<Session*> resuming_;
+    std::size_t next_resuming_ = 0;  // Whose turn it is.
+    std::optional<Mono> work_at_;
+    std::vector<protocol::Any> requests_;
+    /// What the broker's newest answer said of its log.
+    struct {
+        std::uint64_t id = 0;
+        std::string epoch;
+        std::uint64_t pos = 0;
+    } log_;
+    std::set<std::string, std::less<>> event_topics_;
+    std::set<const Stream*> event_streams_;
+    std::unordered_map<const Stream*, std::uint64_t> reached_;   // The newest position handed over.
+    std::uint64_t newest_ = 0;                                   // Of all streams.
+    std::unordered_map<const Stream*, std::uint64_t> page_seq_;  // The window's newest.
     Mono next_heartbeat_check_{};
     std::optional<Mono> too_large_logged_;
     std::optional<Drain> drain_;

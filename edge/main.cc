@@ -56,7 +56,8 @@ class Edge {
                 .first_message_timeout = settings.auth.first_message_timeout,
                 .messages_per_second = settings.edge.client_messages_per_second,
                 .subscriptions_max = settings.edge.client_subscriptions_max,
-                .clients_per_user_max = settings.edge.clients_per_user_max},
+                .clients_per_user_max = settings.edge.clients_per_user_max,
+                .wake = [this] { timer_.set(system_now().mono); }},
                Random::from_system()),
           wire_(loop_, hub_,
                 {.clients_max = settings.edge.clients_max,
@@ -196,6 +197,9 @@ class Edge {
     void finish(Now now) {
         if (hub_.deadline() <= now.mono) {
             hub_.on_timer(now);
+        }
+        for (const protocol::Any& request : hub_.take_requests()) {
+            bus_.send(kRepair, protocol::encode(request, now.mono));
         }
         wire_.flush();
         const auto upstream = upstream_.deadline();

@@ -307,6 +307,24 @@ void Rest::update_metrics(Now now) {
     count("sigmacast_edge_client_errors_total", "Bad messages of clients", hub.client_errors);
     count("sigmacast_edge_protocol_errors_total", "Clients closed for breaking RFC 6455",
           wire.protocol_errors);
+    const ResumeCounters& resumes = hub.resumes;
+    const std::pair<const char*, std::uint64_t> results[] = {
+        {"resumed", resumes.resumed},         {"too_old", resumes.too_old},
+        {"new_epoch", resumes.new_epoch},     {"future", resumes.future},
+        {"bad_cursor", resumes.bad_cursor},   {"pending", resumes.pending},
+        {"edge_behind", resumes.edge_behind}, {"unavailable", resumes.unavailable}};
+    for (const auto& [result, of] : results) {
+        Counter& counter = metrics.counter("sigmacast_edge_resumes_total",
+                                           "Clients that came back, by how they were answered",
+                                           {{"result", result}});
+        counter.add(std::max(0.0, static_cast<double>(of) - counter.value()));
+    }
+    gauge("sigmacast_edge_resuming", "Clients that have yet to be sent something they missed",
+          static_cast<double>(parts_.hub.resuming()));
+    count("sigmacast_edge_history_requests_total", "Pages of the log asked of the broker",
+          parts_.hub.history().requests());
+    gauge("sigmacast_edge_history_ring_bytes", "Recent events kept, of at most 8 MiB",
+          static_cast<double>(parts_.hub.history().ring_bytes()));
     limited("handshake_timeout", parts_.http.late);
     limited("header_bytes_max", parts_.http.header_too_large);
     limited("connections_max", parts_.http.turned_away);

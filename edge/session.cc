@@ -59,10 +59,62 @@ std::string read_types(const json::object& message, std::vector<std::string>& ty
     return {};
 }
 
-bool asks_to_resume(const json::object& message) {
+std::optional<std::uint64_t> read_position(const json::value& value) {
+    if (!value.is_int64() || value.get_int64() < 0) {
+        return std::nullopt;  // What needs 64 bits is none, either.
+    }
+    return static_cast<std::uint64_t>(value.get_int64());
+}
+
+/// {"topic":{"origin":pos}}
+bool read_seen(const json::value& value, Seen& seen) {
+    const json::object* topics = value.if_object();
+    for (auto topic = topics ? topics->begin() : nullptr; topics && topic != topics->end();
+         ++topic) {
+        const json::object* origins = topic->value().if_object();
+        if (!origins || topic->key().size() > kNameBytesMax) {
+            return false;
+        }
+        for (const auto& [origin, at] : *origins) {
+            const auto pos = read_position(at);
+            if (!pos || origin.size() > kNameBytesMax || seen.size() >= kCursorEntriesMax) {
+                return false;
+            }
+            seen[{std::string(topic->key()), std::string(origin)}] = *pos;
+        }
+    }
+    return topics != nullptr;
+}
+
+std::optional<Cursor> read_cursor(const json::value& value) {
+    const json::object* members = value.if_object();
+    const json::value* epoch = members ? members->if_contains("epoch") : nullptr;
+    const json::value* pos = members ? members->if_contains("pos") : nullptr;
+    const json::value* topics = members ? members->if_contains("topics") : nullptr;
+    const auto at = pos ? read_position(*pos) : std::nullopt;
+    if (!epoch || !epoch->is_string() || !at) {
+        return std::nullopt;
+    }
+    Cursor cursor{.epoch = std::string(epoch->get_string()), .pos = *at};
+    const bool is_epoch = cursor.epoch.size() == 32 &&
+                          cursor.epoch.find_first_not_of("0123456789abcdef") == std::string::npos;
+    if (!is_epoch || (topics && !read_seen(*topics, cursor.seen))) {
+        return std::nullopt;
+    }
+    return cursor;
+}
+
+void read_resume(const json::object& message, ClientMessage& result) {
     const json::value* data = message.if_contains("data");
     const json::object* inner = data ? data->if_object() : nullptr;
-    return message.contains("resume") || (inner && inner->contains("resume"));
+    for (const json::object* place : {inner, &message}) {
+        const json::value* found = place ? place->if_contains("resume") : nullptr;
+        if (found) {
+            result.resume = true;
+            result.cursor = read_cursor(*found);
+            return;
+        }
+    }
 }
 
 void read_token(const json::object& message, ClientMessage& result) {
@@ -112,7 +164,7 @@ ClientMessage parse_client_message(std::string_view text) {
         return result;
     }
     result.problem = read_types(*message, result.types);
-    result.resume = asks_to_resume(*message);
+    read_resume(*message, result);
     if (result.problem.empty()) {
         result.type = name == "subscribe" ? ClientMessage::Type::kSubscribe
                                           : ClientMessage::Type::kUnsubscribe;

@@ -28,6 +28,7 @@
 #include "edge/grant.h"
 #include "edge/rate.h"
 #include "edge/render.h"
+#include "edge/resume.h"
 
 namespace sigmacast::edge {
 
@@ -40,6 +41,7 @@ inline constexpr std::uint16_t kCloseSlowConsumer = 4102;
 inline constexpr std::uint16_t kCloseRateLimited = 4103;
 inline constexpr std::uint16_t kCloseNoPong = 4104;
 inline constexpr std::uint16_t kCloseDraining = 4200;
+inline constexpr std::uint16_t kCloseEdgeBehind = 4201;
 inline constexpr std::uint16_t kCloseAuthenticate = 4300;
 inline constexpr std::uint16_t kCloseTokenExpired = 4301;
 
@@ -52,7 +54,8 @@ struct ClientMessage {
     Type type = Type::kBad;
     std::string id;  // JSON text (a number or a string) as it came in; empty without one.
     std::vector<std::string> types;
-    bool resume = false;
+    bool resume = false;  // It wants to; without a cursor where that was not understood.
+    std::optional<Cursor> cursor = {};
     std::string token = {};  // Of kAuth; not to be logged, nor kept.
     std::string problem;     // For kBad: a sentence for a person.
 };
@@ -103,6 +106,7 @@ class Session {
     std::optional<Mono> ends = {};         // The grant; or without one, the time to send a token.
     RateLimit rate;                        // The Hub's: of what it sends.
     Tally::Seat seat;  // Among the connections of its user, where a message has brought the token.
+    std::vector<std::unique_ptr<Resume>> resumes = {};  // The Hub's: what it has yet to be sent.
     bool touched = false;  // The Hub's: something was queued since the last take_touched().
 
     void send_control(Bytes frame);
@@ -119,6 +123,7 @@ class Session {
 
     [[nodiscard]] bool idle() const { return control_.empty() && live_items_ == 0; }
     [[nodiscard]] bool data_waiting() const { return live_items_ > 0; }
+    [[nodiscard]] std::size_t data_bytes() const { return data_bytes_; }
     [[nodiscard]] bool wants_reading() const;
     [[nodiscard]] std::size_t queued_bytes() const { return data_bytes_ + control_bytes_; }
     [[nodiscard]] Mono last_sent() const { return last_sent_; }

@@ -266,6 +266,8 @@ Upstream::Output Upstream::on_reply(protocol::Any reply, Now now) {
         if (!joining_) {
             take_range(std::move(*range), out, now);
         }
+    } else if (auto* history = std::get_if<protocol::History>(&reply)) {
+        take_history(std::move(*history), out, now);
     }
     finish(out, now);
     return out;
@@ -292,6 +294,8 @@ void Upstream::apply_snapshot(protocol::Snapshot snapshot, Output& out, Now now)
     std::erase_if(snapshot.values, [&](const Message& value) { return !wanted(value.topic); });
     std::erase_if(snapshot.polls,
                   [&](const PollState& state) { return !wanted(state.report.topic); });
+    std::erase_if(snapshot.streams,
+                  [&](const StreamHead& stream) { return !wanted(stream.topic); });
     const std::vector<StreamHead> streams = snapshot.streams;
     counters_.unreadable += snapshot.unreadable;
     snapshot_pos_ = snapshot.pos;
@@ -343,6 +347,17 @@ void Upstream::take_range(protocol::Range range, Output& out, Now now) {
         reply.items.push_back({seq, std::move(item)});
     }
     act(name, of->second.on_range(std::move(reply), now.mono, random_), out, now);
+}
+
+/// For the Hub, which has asked for it.
+void Upstream::take_history(protocol::History history, Output& out, Now now) {
+    if (history.epoch != epoch_ && joined_once_) {
+        join(out, now);
+    }
+    counters_.unreadable += history.unreadable;
+    std::erase_if(history.items, [&](const Message& item) { return !wanted(item.topic); });
+    std::erase_if(history.floors, [&](const StreamFloor& floor) { return !wanted(floor.topic); });
+    out.steps.emplace_back(std::move(history));
 }
 
 Upstream::Output Upstream::on_timer(Now now) {

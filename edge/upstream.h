@@ -60,8 +60,8 @@ class Upstream {
     struct Bookmark {
         std::uint64_t pos = 0;
     };
-    using Step =
-        std::variant<protocol::Snapshot, Message, PollUpdate, Lost, UplinkChange, Bookmark>;
+    using Step = std::variant<protocol::Snapshot, Message, PollUpdate, Lost, UplinkChange, Bookmark,
+                              protocol::History>;
 
     struct Output {
         std::vector<Step> steps;
@@ -108,6 +108,7 @@ class Upstream {
     void take_poll(PollUpdate update, Output& out);
     void heed_marks(const PollState& state, const std::string& epoch, Output& out, Now now);
     void take_range(protocol::Range range, Output& out, Now now);
+    void take_history(protocol::History history, Output& out, Now now);
     void act(const Name& name, Receiver::Actions actions, Output& out, Now now);
     void release_polls(const Name& name, Output& out);
     void reach(const Message& message, Output& out);

@@ -119,13 +119,13 @@ TEST_F(HubTest, SubscribeIsAnsweredPerTopicAndExactlyCountFramesFollow) {
     EXPECT_EQ(messages[1].at("replay"), true);
 }
 
-TEST_F(HubTest, AWishToResumeIsAnsweredWithASnapshotThatSaysSo) {
+TEST_F(HubTest, AWishToResumeThatIsNotUnderstoodIsAnsweredWithASnapshotThatSaysSo) {
     join();
     Session& session = hub_->open(Dialect::kV1, clock_.now());
     read(session);
     say(session, R"({"type":"subscribe","data":{"types":["system.status"],"resume":{"pos":1}}})");
     const auto messages = read(session);
-    EXPECT_EQ(messages[0].at("data").at("topics").at("system.status").at("cause"), "not_kept");
+    EXPECT_EQ(messages[0].at("data").at("topics").at("system.status").at("cause"), "bad_cursor");
 }
 
 TEST_F(HubTest, AStarSubscribesToEverythingOnce) {
