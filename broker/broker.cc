@@ -321,7 +321,7 @@ void Broker::take_value(Message message, Now now) {
     const Mono sent = message.sent;
     message.age.quality = Quality::kLive;
     // What a cut network held back for as long as a silence may last is no news of how it is now.
-    if (const auto silence = freshness_.silence_of_value(message.origin, message.poll, sent, now)) {
+    if (const auto silence = freshness_.overtaken_by(message.origin, message.poll, sent, now)) {
         message.age.quality = Quality::kStale;
         message.age.reason = *silence;
         message.age.source = "producer";
@@ -543,7 +543,7 @@ void Broker::on_committed(const Result<storage::Committed>& result, Now now) {
     head_held_ = false;
     if (!result) {
         on_refused(result.error(), now);
-        answer_waiting();
+        answer_waiting(now);
         finish(now);
         return;
     }
@@ -578,14 +578,14 @@ void Broker::on_committed(const Result<storage::Committed>& result, Now now) {
     for (Outgoing& outgoing : ingest_.acknowledge(flight.positions)) {
         outputs_.reply(outgoing.peer, std::move(outgoing.message));
     }
-    answer_waiting();
+    answer_waiting(now);
     finish(now);
 }
 
-void Broker::answer_waiting() {
+void Broker::answer_waiting(Now now) {
     if (next_epoch_.empty()) {
         for (const auto& [peer, request] : std::exchange(waiting_, {})) {
-            answer_snapshot(peer, request);
+            answer_snapshot(peer, request, now);
         }
     }
 }
@@ -768,7 +768,7 @@ void Broker::publish_head(Now now) {
             head.streams.push_back({name.first, name.second, stream.committed});
         }
     }
-    head.polls = polls();
+    head.polls = polls(now);
     Message message;
     message.kind = Kind::kHead;
     message.topic = "head";
@@ -783,7 +783,7 @@ void Broker::publish_head(Now now) {
 
 // ---- What edges ask ----
 
-std::vector<PollState> Broker::polls() const {
+std::vector<PollState> Broker::polls(Now now) const {
     std::vector<PollState> polls;
     for (const std::string& origin : ingest_.order()) {
         for (auto it = visible_polls_.lower_bound({origin, ""});
@@ -791,6 +791,15 @@ std::vector<PollState> Broker::polls() const {
             polls.push_back(with_keys(it->second));
             polls.back()
                 .report.after.clear();  // The producer's positions; visible means delivered.
+            // A silence that this broker has slept through, or that is not committed yet.
+            Age& age = polls.back().age;
+            const auto silence =
+                freshness_.overtaken_by(origin, it->first.second, Mono::min(), now);
+            if (silence && age.quality == Quality::kLive) {
+                age.quality = Quality::kStale;
+                age.reason = *silence;
+                age.source = "producer";
+            }
         }
     }
     return polls;
@@ -853,7 +862,7 @@ void Broker::on_snapshot_request(const std::string& peer, const protocol::Snapsh
     const bool rewound =
         request.epoch == epoch_ && request.pos > committed_pos_ && request.pos <= sequence::kSeqMax;
     if (!rewound && !commit_hangs(now)) {
-        answer_snapshot(peer, request);
+        answer_snapshot(peer, request, now);
         return;
     }
     if (rewound && next_epoch_.empty()) {
@@ -870,7 +879,8 @@ void Broker::on_snapshot_request(const std::string& peer, const protocol::Snapsh
 
 /// An edge that followed the log before its epoch was renewed has dropped what was published since
 /// the start as known already: its snapshot leaves these events out, so that it asks for them.
-void Broker::answer_snapshot(const std::string& peer, const protocol::SnapshotRequest& request) {
+void Broker::answer_snapshot(const std::string& peer, const protocol::SnapshotRequest& request,
+                             Now now) {
     const bool followed = !renewed_from_.empty() && request.epoch == renewed_from_;
     protocol::Snapshot snapshot;
     snapshot.id = request.id;
@@ -882,7 +892,7 @@ void Broker::answer_snapshot(const std::string& peer, const protocol::SnapshotRe
             snapshot.streams.push_back({name.first, name.second, seq, stream.events});
         }
     }
-    snapshot.polls = polls();
+    snapshot.polls = polls(now);
     for (const auto& [name, keys] : state_) {
         for (const auto& [key, value] : keys) {
             if (!overlay_.contains({name, key})) {

@@ -119,7 +119,7 @@ class Broker {
     [[nodiscard]] const std::string& epoch() const { return epoch_; }
     [[nodiscard]] std::uint64_t pos() const { return committed_pos_; }
     /// As heads carry them: in the order of arrival of their origins.
-    [[nodiscard]] std::vector<PollState> polls() const;
+    [[nodiscard]] std::vector<PollState> polls(Now now) const;
     [[nodiscard]] const std::vector<std::string>& origins() const { return ingest_.order(); }
     /// Of kStateBytesMax.
     [[nodiscard]] std::size_t state_bytes() const { return state_bytes_; }
@@ -188,8 +188,9 @@ class Broker {
     void on_snapshot_request(const std::string& peer, const protocol::SnapshotRequest& request,
                              Now now);
     void on_history(const std::string& peer, const protocol::HistoryRequest& request, Now now);
-    void answer_waiting();
-    void answer_snapshot(const std::string& peer, const protocol::SnapshotRequest& request);
+    void answer_waiting(Now now);
+    void answer_snapshot(const std::string& peer, const protocol::SnapshotRequest& request,
+                         Now now);
     void adopt_epoch(std::string epoch, Now now);
 
     void finish(Now now);

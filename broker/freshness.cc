@@ -139,9 +139,9 @@ void Freshness::on_head(const std::string& name, Mono sent, Now now) {
     origin.head = std::max(origin.head, sent);
 }
 
-std::optional<std::string_view> Freshness::silence_of_value(const std::string& name,
-                                                            const std::string& poll_name, Mono sent,
-                                                            Now now) const {
+std::optional<std::string_view> Freshness::overtaken_by(const std::string& name,
+                                                        const std::string& poll_name, Mono sent,
+                                                        Now now) const {
     const auto owner = origins_.find(name);
     if (owner == origins_.end()) {
         return std::nullopt;

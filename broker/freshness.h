@@ -61,10 +61,10 @@ class Freshness {
     std::optional<Change> on_report(const std::string& origin, const Report& report,
                                     std::uint64_t seq, Mono sent, Now now);
     void on_head(const std::string& origin, Mono sent, Now now);
-    /// Why a value of this poll, sent then, is not live when it arrives; nothing where it is.
-    [[nodiscard]] std::optional<std::string_view> silence_of_value(const std::string& origin,
-                                                                   const std::string& poll,
-                                                                   Mono sent, Now now) const;
+    /// Why what was sent of this poll then is not live now; nothing where it may be.
+    [[nodiscard]] std::optional<std::string_view> overtaken_by(const std::string& origin,
+                                                               const std::string& poll, Mono sent,
+                                                               Now now) const;
     std::vector<Change> on_tick(Now now);
     /// When the next silence would be complete.
     [[nodiscard]] std::optional<Mono> deadline() const;

@@ -147,7 +147,7 @@ boost::json::object describe(const PollState& poll, Now now) {
 
 Readiness readiness(const broker::Broker& broker, Now now) {
     boost::json::array origins;
-    const std::vector<PollState> all = broker.polls();
+    const std::vector<PollState> all = broker.polls(now);
     for (const std::string& name : broker.origins()) {
         boost::json::array polls;
         for (const PollState& poll : all) {

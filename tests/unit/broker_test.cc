@@ -510,6 +510,24 @@ TEST_F(BrokerTest, AValueThatWasOnItsWayForLongerThanASilenceMayLastIsNotCalledL
     EXPECT_THAT(world.seen(), testing::Contains("transition jobs live seq6 pos6"));
 }
 
+TEST_F(BrokerTest, AfterASilenceThatItSleptThroughABrokerVouchesForNothingUntilItIsTold) {
+    Producer& nas = world.producer("nas");
+    nas.value("a", "1");
+    nas.good_report({"a"});
+    world.advance(Seconds{1});
+    nas.killed = true;
+    world.now.mono += Seconds{6};  // It was frozen, and a message is read before the timer is.
+    world.now.wall += Seconds{6};
+    EXPECT_EQ(Quality::kStale, world.snapshot().polls.front().age.quality);
+    world.hold_commits = true;
+    world.broker->on_timer(world.now);  // Its head comes before the transition is in the log.
+    const Age& told = world.head.head().polls.front().age;
+    EXPECT_EQ(Quality::kStale, told.quality);
+    EXPECT_EQ("PRODUCER_SILENT", told.reason);
+    EXPECT_EQ("producer", told.source);
+    EXPECT_EQ(Seconds{7}, elapsed(told.as_of->mono, world.now.mono));
+}
+
 /// "breaker/x stale:PRODUCER_SILENT 2500": quality, reason and age in ms, as an edge judges them.
 std::vector<std::string> unpolled(World& world) {
     std::vector<std::string> lines;
@@ -1065,7 +1083,7 @@ TEST_F(BrokerTest, NoReportIsGoodWhileAValueOfItsPollWasRefused) {
     EXPECT_THAT(world.seen("jobs"),
                 ElementsAre(testing::StartsWith("gap jobs"),
                             testing::StartsWith("transition jobs stale:STATE_FULL")));
-    const auto poll = [&] { return world.broker->polls().front(); };
+    const auto poll = [&] { return world.broker->polls(world.now).front(); };
     EXPECT_EQ(poll().age.source, "broker");
     EXPECT_EQ(poll().age.as_of->wall, first);
 
