@@ -29,6 +29,9 @@ State& state() {
 }
 
 spdlog::level::level_enum level_of(std::string_view name) {
+    if (name == "off") {
+        return spdlog::level::off;
+    }
     if (name == "debug") {
         return spdlog::level::debug;
     }

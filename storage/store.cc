@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <optional>
-#include <set>
 
 #include "common/log.h"
 #include "common/random.h"
@@ -534,31 +533,38 @@ void Store::replay(const StreamName& name, const Stream& stream, std::uint64_t f
                                       "FROM log l WHERE l.stream = ? AND l.seq > ? AND l.kind = 1 "
                                       "ORDER BY l.seq LIMIT ?"));
     read.bind(stream.id, from, from == 0 ? std::int64_t{-1} : kReplayRowsMax);
-    std::set<std::string> changed;
+    struct Newest {
+        Message message;
+        Stamp stamp;
+        std::string header;
+        std::string body;
+    };
+    std::map<std::string, Newest> newest;
     while (need(read.step())) {
         const LogRow row = log_row(read);
         auto message = row.message(boot_, now);
-        if (!message) {
-            continue;
+        if (message) {
+            std::string key = message->key;
+            newest.insert_or_assign(std::move(key),
+                                    Newest{std::move(*message), row.stamp, std::string(row.header),
+                                           std::string(row.body)});
         }
-        const auto held = values_.find({name, message->key});
-        if (held != values_.end() && held->second.seq >= message->seq) {
-            continue;
-        }
-        if (message->final) {
-            if (held != values_.end()) {  // Else it ended, and the state knows.
-                changed.insert(message->key);
-                need(sql_.end_key.run(stream.id, message->key));
-                values_.erase(held);
-            }
-            continue;
-        }
-        changed.insert(message->key);
-        restore_value(stream.id, std::move(*message), row.stamp, row.header, row.body);
     }
-    for (const std::string& key : changed) {
+    for (auto& [key, found] : newest) {
+        const auto held = values_.find({name, key});
+        const bool known = held != values_.end();
+        if (known ? held->second.seq >= found.message.seq : found.message.final) {
+            continue;
+        }
         repaired("the state of " + name.first + "/" + name.second + " key '" + key +
                  "' was behind the log and was brought up to it");
+        if (found.message.final) {
+            need(sql_.end_key.run(stream.id, key));
+            values_.erase(held);
+        } else {
+            restore_value(stream.id, std::move(found.message), found.stamp, found.header,
+                          found.body);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 #include "tests/unit/store_truth.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "storage/reader.h"
@@ -114,7 +115,9 @@ bool Truth::batch(Store& store, std::size_t rows_max) {
     if (acknowledge_early) {
         step({What::kAcknowledged, {}, 0});
     }
-    const bool taken = store.commit(batch).has_value();
+    const auto answer = store.commit(batch);
+    const bool taken = answer.has_value();
+    full_ = full_ || (!taken && answer.error().code == Errc::kFull);
     if (!acknowledge_early) {
         step({taken ? What::kAcknowledged : What::kRefused, {}, 0});
     }
@@ -127,8 +130,12 @@ bool Truth::batch(Store& store, std::size_t rows_max) {
 }
 
 void Truth::trim(Store& store, Millis keep) {
-    step({What::kTrim, {}, (now_.wall - keep).time_since_epoch().count()});
-    static_cast<void>(store.trim(now_, {keep, keep, 0}));
+    // On a full disk the oldest rows go, however old they are.
+    step({What::kTrim, {},
+          full_ ? std::numeric_limits<std::int64_t>::max()
+                : (now_.wall - keep).time_since_epoch().count()});
+    const auto trimmed = store.trim(now_, {keep, keep, 0});
+    full_ = trimmed ? full_ && *trimmed > 0 : full_ || trimmed.error().code == Errc::kFull;
 }
 
 void Truth::Held::add(const Batch& batch) {

@@ -81,6 +81,7 @@ class Truth {
     Now now_{Mono{Seconds{1000}}, Wall{Seconds{1'800'000'000}}};
     std::string epoch_;
     std::uint64_t pos_ = 0;
+    bool full_ = false;  // The disk was, and the store has no reserve yet.
     std::map<std::string, std::uint64_t> seqs_;
     std::map<std::string, std::uint64_t> pseqs_;
     std::vector<Step> steps_;
