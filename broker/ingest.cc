@@ -32,7 +32,10 @@ void Ingest::restore(const std::vector<storage::OriginRecord>& origins,
                      const std::vector<storage::StreamRecord>& streams) {
     for (const storage::OriginRecord& record : origins) {
         order_.push_back(record.name);
-        origins_[record.name] = {record.name, record.epoch, record.instance, {}, {}, {}};
+        Origin& origin = origins_[record.name];
+        origin.name = record.name;
+        origin.epoch = record.epoch;
+        origin.instance = record.instance;
     }
     for (const storage::StreamRecord& record : streams) {
         Origin* origin = find(record.origin);
@@ -41,7 +44,11 @@ void Ingest::restore(const std::vector<storage::OriginRecord>& origins,
         }
         // A row of an earlier epoch has no position in this one.
         const std::uint64_t durable = record.epoch == origin->epoch ? record.pseq : 0;
-        origin->streams[record.topic] = {record.topic, record.kind, Receiver(durable + 1), durable};
+        Stream& stream = origin->streams[record.topic];
+        stream.topic = record.topic;
+        stream.kind = record.kind;
+        stream.receiver = Receiver(durable + 1);
+        stream.durable = durable;
         ++streams_;
     }
 }
@@ -64,6 +71,7 @@ std::optional<Ingest::Greeting> Ingest::on_hello(const std::string& peer,
         greeting.changed = true;
     } else if (hello.epoch == origin->epoch && hello.instance == origin->instance) {
         origin->peer = peer;
+        ++origin->heard;
         greeting.answer = protocol::Welcome{origin->epoch, durable_marks(*origin), {}};
         return greeting;
     } else if (hello.epoch <= origin->epoch) {
@@ -97,6 +105,7 @@ protocol::Any Ingest::on_sync(const std::string& peer, const protocol::Sync& syn
         return protocol::Conflict{origin->epoch};
     }
     origin->peer = peer;
+    ++origin->heard;
     return protocol::Durable{origin->epoch, durable_marks(*origin)};
 }
 
@@ -247,15 +256,14 @@ void Ingest::apply(Origin& origin, Stream& stream, Receiver::Actions actions, No
     }
     if (!actions.lost.empty() || !actions.deliver.empty()) {
         moved_.insert(name);
+        stream.rounds = 0;
     }
     if (actions.ask && !origin.peer.empty()) {
         ++counts_.asks;
         out.send.push_back(
             {origin.peer, protocol::Ask{next_ask_++, origin.name, stream.topic, *actions.ask}});
     }
-    // A state value is never given up: a report that confirms it would vouch for the one before.
-    const bool may_give_up = !origin.peer.empty() && stream.kind != StreamKind::kState;
-    if (actions.fall_back && may_give_up) {
+    if (actions.fall_back && gives_up(origin, stream)) {
         // Asking has not helped: the positions are given up, and what is behind them goes on.
         const sequence::Range hole{stream.receiver.delivered() + 1, stream.receiver.gap_end()};
         note_lost(origin, stream, hole, now, out);
@@ -270,6 +278,18 @@ void Ingest::apply(Origin& origin, Stream& stream, Receiver::Actions actions, No
     } else {
         waiting_.insert(name);
     }
+}
+
+/// A state value is never given up: a report that confirms it would vouch for the one before. A
+/// report at once: the next one is as good. An event only where its producer is heard and does not
+/// answer: one that is away, or behind a network that is cut, has it in its ring.
+bool Ingest::gives_up(const Origin& origin, Stream& stream) {
+    if (origin.peer.empty() || stream.kind == StreamKind::kState) {
+        return false;
+    }
+    stream.rounds += origin.heard > stream.heard ? 1 : 0;
+    stream.heard = origin.heard;
+    return stream.kind == StreamKind::kReport || stream.rounds >= kGiveUpRounds;
 }
 
 void Ingest::deliver(Origin& origin, Message message, Actions& out) {

@@ -34,6 +34,9 @@ inline constexpr std::size_t kOriginsMax = 64;  // A hello beyond it is not answ
 inline constexpr std::size_t kStreamsMax =
     4096;  // All origins together; messages beyond it are dropped.
 inline constexpr std::size_t kHeldReportsMax = 256;  // An origin; one a poll, the newest.
+/// Rounds of tries for events that are missing, in each of which their producer was heard on the
+/// repair socket, until they are given up. While it is not heard it still has them.
+inline constexpr int kGiveUpRounds = 3;
 
 /// What may enter now.
 enum class Admit {
@@ -108,6 +111,8 @@ class Ingest {
         storage::StreamKind kind = storage::StreamKind::kUnknown;
         Receiver receiver;
         std::uint64_t durable = 0;
+        std::uint64_t heard = 0;  // Origin::heard at the end of the last round of tries.
+        int rounds = 0;           // In vain, for the present hole.
     };
     struct Origin {
         std::string name;
@@ -116,7 +121,8 @@ class Ingest {
         std::string peer;  // Empty until its owner was heard on the repair socket.
         std::map<std::string, Stream> streams;
         std::map<std::string, Message>
-            held;  // The newest report of a poll that waits for its values.
+            held;                 // The newest report of a poll that waits for its values.
+        std::uint64_t heard = 0;  // What its owner has sent on the repair socket.
     };
     using StreamName = std::pair<std::string, std::string>;  // origin, topic
 
@@ -124,6 +130,7 @@ class Ingest {
     Stream* stream_of(Origin& origin, const std::string& topic);
     [[nodiscard]] std::vector<Mark> durable_marks(const Origin& origin) const;
     static bool admits(Admit admit, const Stream& stream);
+    static bool gives_up(const Origin& origin, Stream& stream);
     void on_head(Origin& origin, const Message& message, Admit admit, Now now, Actions& out);
     void apply(Origin& origin, Stream& stream, Receiver::Actions actions, Now now, Actions& out);
     static void deliver(Origin& origin, Message message, Actions& out);

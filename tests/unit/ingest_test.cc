@@ -151,12 +151,33 @@ TEST_F(IngestTest, WhatWasSupersededIsNoGap) {
     EXPECT_EQ(0U, ingest_.counts().lost);
 }
 
-TEST_F(IngestTest, AProducerThatNeverAnswersLosesItsEventsInABoundedNumberOfTries) {
+TEST_F(IngestTest, AProducerThatIsHeardAndNeverAnswersLosesItsEventsInABoundedNumberOfTries) {
     event("a", 1);
     event("a", 3);
-    EXPECT_THAT(run_timers_for(Seconds{20}), ElementsAre("gap2-2", "e3"));
-    EXPECT_EQ(6U, asks_.size());
+    std::vector<std::string> delivered;
+    for (int second = 0; second < 40 && delivered.empty(); ++second) {
+        sync("a", "i", 1);
+        delivered = run_timers_for(Seconds{1});
+    }
+    EXPECT_THAT(delivered, ElementsAre("gap2-2", "e3"));
+    EXPECT_EQ(6U * kGiveUpRounds, asks_.size());
     EXPECT_THAT(event("a", 4), ElementsAre("e4"));
+}
+
+TEST_F(IngestTest, EventsAreNotGivenUpWhileTheirProducerIsNotHeard) {
+    event("a", 1);
+    sync("a", "i", 1);
+    event("a", 3);
+    EXPECT_THAT(run_timers_for(Seconds{600}), IsEmpty());
+    EXPECT_LT(100U, asks_.size()) << "it goes on asking";
+    EXPECT_GT(1000U, asks_.size()) << "and not all the time";
+    EXPECT_THAT(range("peer-a", "e", 2, 2, {2}), ElementsAre("e2", "e3"));
+}
+
+TEST_F(IngestTest, AReportThatIsMissingHoldsTheNextOneUpForOneRoundAlone) {
+    report(1, 0);
+    report(3, 0);
+    EXPECT_THAT(run_timers_for(Seconds{10}), ElementsAre("r3"));
 }
 
 TEST_F(IngestTest, AValueIsNeverGivenUpSoThatNoReportVouchesForTheOneBefore) {
