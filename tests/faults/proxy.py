@@ -4,6 +4,7 @@
     proxy.set(delay=0.3)                 # seconds, each way, order kept
     proxy.set(rate=20_000)               # bytes a second, each way
     proxy.set(holes={UP, DOWN})          # half-open: nothing passes, nobody is told, not even of a close
+    proxy.set(garbage={DOWN})            # other bytes, as many
     proxy.set(refuse=True); proxy.cut()  # new connections are reset; every open one is, once
     proxy.set()                          # as if nothing had been
 
@@ -13,6 +14,7 @@ protocols that pass.
 
 import asyncio
 import collections
+import os
 import socket
 import struct
 
@@ -42,6 +44,8 @@ class Half(asyncio.Protocol):
     def data_received(self, data):
         proxy = self.pair.proxy
         now = proxy.loop.time()
+        if self.way in proxy.garbage:
+            data = os.urandom(len(data))
         if not (self.queue or proxy.delay or proxy.rate or self.way in proxy.holes or self.other_is_full or
                 self.pair.peer(self).transport is None):
             self.pair.peer(self).transport.write(data)
@@ -155,7 +159,7 @@ class Proxy:
     def __init__(self, name, to_port, port):
         self.name, self.to_port, self.port = name, to_port, port
         self.delay, self.rate, self.refuse = 0.0, None, False
-        self.holes = set()
+        self.holes, self.garbage = set(), set()
         self.pairs, self.tasks = set(), set()
         self.loop = self.server = None
 
@@ -164,9 +168,10 @@ class Proxy:
         self.server = await self.loop.create_server(lambda: Pair(self).client, "127.0.0.1", self.port, backlog=512)
         return self
 
-    def set(self, delay=0.0, rate=None, holes=(), refuse=False):
+    def set(self, delay=0.0, rate=None, holes=(), refuse=False, garbage=()):
         """What is not named heals."""
-        self.delay, self.rate, self.refuse, self.holes = delay, rate, refuse, set(holes)
+        self.delay, self.rate, self.refuse = delay, rate, refuse
+        self.holes, self.garbage = set(holes), set(garbage)
         for pair in list(self.pairs):
             for half in (pair.client, pair.server):
                 if not delay and not rate:

@@ -1,7 +1,10 @@
 #include "common/bus.h"
 
 #include <gtest/gtest.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -72,6 +75,40 @@ class BusTest : public testing::Test {
     Loop loop_;
     std::size_t largest_batch_ = 0;
 };
+
+/// Somebody else at a socket's address: takes one connection, says `words`, waits for its end.
+void answer_once(const std::string& path, const std::string& words) {
+    const int listener = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    std::copy(path.begin(), path.end(), std::begin(address.sun_path));
+    ASSERT_EQ(0, ::bind(listener, reinterpret_cast<const sockaddr*>(&address), sizeof address));
+    ASSERT_EQ(0, ::listen(listener, 1));
+    const int peer = ::accept(listener, nullptr, nullptr);
+    ::close(listener);
+    ASSERT_EQ(static_cast<ssize_t>(words.size()), ::write(peer, words.data(), words.size()));
+    std::string heard(4096, ' ');
+    while (::read(peer, heard.data(), heard.size()) > 0) {
+    }
+    ::close(peer);
+    std::filesystem::remove(path);
+}
+
+/// ZMTP 3.1 of a ROUTER without a key, as it greets and says that it is ready.
+const std::string kGreeting = std::string("\xff\0\0\0\0\0\0\0\x01\x7f\x03\x01NULL", 16) +
+                              std::string(48, '\0') +
+                              std::string("\x04\x1c\x05READY\x0bSocket-Type\0\0\0\x06ROUTER", 30);
+
+TEST_F(BusTest, AConnectionThatGarbageHasBrokenIsMadeAnewWhereZeromqWouldGiveItUp) {
+    std::vector<Incoming> asked;
+    const auto dealer = started({.type = SocketType::kDealer, .endpoint = endpoint("r")});
+    answer_once(folder_ + "/r", kGreeting + std::string(200, 'x'));
+    const auto router =
+        started({.type = SocketType::kRouter, .endpoint = endpoint("r"), .bind = true}, &asked);
+    run_until([&] { return !asked.empty(); },
+              [&] { static_cast<void>(dealer->send(0, {"hello"})); });
+    EXPECT_EQ(asked.at(0).frames.at(1), "hello");
+}
 
 TEST_F(BusTest, ADealerAsksARouterAndGetsTheAnswer) {
     std::vector<Incoming> asked;
