@@ -197,8 +197,9 @@ Result<> Watch::open(void* context, void* watched, std::size_t index) {
     const std::string name = "inproc://watch-" + std::to_string(index);
     const int handshakes = ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |
                            ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
-    const int more =
-        options_.bind ? ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_DISCONNECTED : ZMQ_EVENT_HANDSHAKE_SUCCEEDED;
+    const int more = ZMQ_EVENT_DISCONNECTED |
+                     (options_.bind ? ZMQ_EVENT_ACCEPTED
+                                    : ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_CONNECT_RETRIED);
     if (zmq_socket_monitor(watched, name.c_str(), handshakes | more) != 0) {
         return zmq_failed("cannot watch the handshakes of " + options_.endpoint);
     }
@@ -293,6 +294,12 @@ void Watch::on_connecting(Event event, Mono now) {
             }
             complaint_.clear();
             in_a_row_ = 0;
+            return;
+        case ZMQ_EVENT_DISCONNECTED:  // After garbage ZeroMQ gives the address up, without a word.
+            connect_at_ = now + kConnectAgain;
+            return;
+        case ZMQ_EVENT_CONNECT_RETRIED:  // Else it comes back by itself.
+            connect_at_.reset();
             return;
         case ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL:
             ++failed_;
