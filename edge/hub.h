@@ -143,6 +143,9 @@ class Hub {
 
     /// To be sent to the broker.
     std::vector<protocol::Any> take_requests() { return std::exchange(requests_, {}); }
+    /// Up to where everything of its topics was queued; nullopt while it is about to be answered.
+    [[nodiscard]] std::optional<std::uint64_t> told_pos(const Session& session) const;
+
     /// The sessions for which something was queued, or which are to be closed, since the last call.
     std::vector<Session*> take_touched();
 
@@ -251,7 +254,6 @@ class Hub {
     void renew_history(const protocol::Snapshot& snapshot, bool same);
     void resume_repaired(Session& session, std::uint64_t before,
                          const std::shared_ptr<const Seen>& delivered);
-    [[nodiscard]] std::optional<std::uint64_t> told_pos(const Session& session) const;
     History::Entry entry_of(const Value& value, Now now);
     void append_entries(const Message& message, History::Page& page, Now now);
     [[nodiscard]] std::vector<const Value*> state_of(const Session& session,

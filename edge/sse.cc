@@ -186,9 +186,8 @@ class EventStream final : public Client, public std::enable_shared_from_this<Eve
                 text += "retry: " + std::to_string(*hint) + '\n';
             }
         }
-        if (last) {
-            const Cache& cache = wire_.hub.cache();
-            id_.reach(cache.epoch(), cache.pos());
+        if (const auto pos = last ? wire_.hub.told_pos(*session_) : std::nullopt) {
+            id_.reach(wire_.hub.cache().epoch(), *pos);
             new_id = true;
         }
         if (std::string token = new_id ? id_.token() : std::string();

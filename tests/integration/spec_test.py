@@ -14,16 +14,17 @@ import tempfile
 import pytest
 
 import auth_test
+import sse_client
 from fault_engine import FaultEngine, captured, ok, status
 from harness import PATIENCE, Cluster, get, until
-from ws_client import V1, Client
+from ws_client import V1, Client, Refused
 
 EDGE = pathlib.Path(__file__).resolve().parent.parent.parent / "edge"
 POLL, JOBS = "system.status", "compression.queue.running"
 PUBLISHED = ["weather", "room.lamp", "room.door", "bulk"]  # Topics of no meaning of their own.
 PATHS = ["/", "/index.html", "/api/v1/state", "/api/v1/state/", "/api/v1/state/system.status",
          "/api/v1/state/no.such.topic", "/api/v1/status/circuit-breaker", "/api/v1/health", "/api/v1/ready", "/metrics",
-         "/ws", "/ws/", "/nope"]
+         sse_client.PATH, "/ws", "/ws/", "/nope"]
 SLOW_POLL, FAST_POLL = 0.2, 0.05
 CHANNELS = ("plain", "v1")
 
@@ -60,10 +61,21 @@ class Recorder:
         client.send(message)
 
     def get(self, port, path, method="GET", **options):
-        code, headers, body = get(port, path, method, **options)
-        self.answers.append({"method": method, "path": path, "status": code, "headers": headers,
+        stream = path.startswith(sse_client.PATH) and method == "GET"
+        code, headers, body = self.stream(port, path, **options) if stream else get(port, path, method, **options)
+        self.answers.append({"method": method, "path": path.split("?")[0], "status": code, "headers": headers,
                              "body": body.decode() if isinstance(body, bytes) else body})
         return code, body
+
+    def stream(self, port, path, headers=None):
+        """What has no end: as far as its first message, which is looked at with those of the others."""
+        try:
+            with sse_client.Events(port, path=path, headers=headers) as events:
+                events.wait("subscribed")
+                self.clients.append((V1, events))
+                return events.status, events.headers, events.begin
+        except Refused as refused:
+            return refused.status, refused.headers, json.loads(refused.body)
 
     def raw(self, port, path, request):
         """For what http.client would not send."""
@@ -331,6 +343,7 @@ def refused_requests(recorder, cluster):
     many = [recorder.client(port) for _ in range(cluster.options["edge"]["clients_max"]
                                                  - get(port, "/api/v1/health")[2]["clients"])]
     recorder.get(port, "/ws", headers={**upgrade, **key})
+    recorder.get(port, sse_client.PATH)
     for client in many:
         client.wait("notification")
         client.close()
@@ -354,6 +367,7 @@ def tokens(recorder, folder, engine):
         for path in PATHS:
             for headers in ({}, auth_test.bearer("x"), auth_test.bearer(viewer), auth_test.bearer(admin)):
                 recorder.get(port, path, headers=headers)
+        recorder.get(port, sse_client.PATH + "?types=compression.update", headers=auth_test.bearer(viewer))
         upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13",
                    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
         recorder.get(port, "/ws", headers={**upgrade, **auth_test.bearer("x")})

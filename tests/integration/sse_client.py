@@ -38,9 +38,10 @@ class Events(Client):
         self._socket.connect(("127.0.0.1", port))
         if tls:
             self._socket = TlsSocket(self._socket, tls)
-        lines = [f"{method} {target} HTTP/{version}", f"Host: 127.0.0.1:{port}", "Accept: text/event-stream"]
+        headers = {"Host": f"127.0.0.1:{port}", **(headers or {})}
+        lines = [f"{method} {target} HTTP/{version}", "Accept: text/event-stream"]
         lines += [f"Last-Event-ID: {last_event_id}"] if last_event_id else []
-        lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
         try:
             self._socket.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + after)
             received = b""
@@ -58,8 +59,11 @@ class Events(Client):
         self.headers = {name.strip().lower(): value.strip()
                         for name, _, value in (line.partition(":") for line in rest)}
         if self.status != 200:
+            while len(self._buffer) < int(self.headers.get("content-length", 0)):
+                self._buffer += self._socket.recv(65536) or b" "
             self._socket.close()
             raise Refused(self.status, self.headers, self._buffer)
+        self.begin = ""  # The stream's first bytes, as they came.
         self._socket.settimeout(None)
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
@@ -84,6 +88,7 @@ class Events(Client):
         self._socket.close()
 
     def _take_event(self, event):
+        self.begin += event + "\n\n" if len(self.begin) < 2048 else ""
         data = []
         for line in event.split("\n"):
             name, _, value = line.partition(":")

@@ -151,6 +151,197 @@ def test_streams_are_counted_among_the_clients_and_on_their_own(shared, port):
     assert shared.edge.metrics()["sigmacast_edge_event_streams_total"] >= 1
 
 
+# Who comes back ---------------------------------------------------------------------------------------------------------
+
+def publisher(cluster):
+    """publish(3): three more events of `note`, numbered; returns the numbers of all so far."""
+    count = [0]
+
+    def publish(number, topic="note"):
+        numbers = range(count[0] + 1, count[0] + number + 1)
+        done = cluster.command("publish", "--config", cluster.command_config(), "--origin", "script", input="".join(
+            json.dumps({"type": topic, "data": {"n": n}}) + "\n" for n in numbers))
+        assert done.returncode == 0, done.stderr
+        count[0] += number
+        return list(range(1, count[0] + 1))
+    return publish
+
+
+def notes(events):
+    """Without the first one: it makes the topic known, and may be younger than the first bookmark."""
+    return [m.data["n"] for m in events.of("note") if m.data["n"] > 1]
+
+
+def test_who_comes_back_with_an_id_gets_what_it_missed_and_nothing_twice(make_cluster, engine):
+    """Cut at any event, however the ids were spread: complete, in order, without a duplicate."""
+    cluster = make_cluster(engine, polls=[POLL], edges=2)
+    publish = publisher(cluster)
+    publish(1)
+    got, last_id = [], None
+    for round_, edge in enumerate((0, 0, 1, 0, 1, 1)):
+        with Events(cluster.edges[edge].port, "note", POLL, last_event_id=last_id) as events:
+            answer = events.wait("subscribed").data["topics"]["note"]
+            if round_ == 0:
+                assert answer["result"] == "live"
+                until(lambda: events.last_id)
+            else:
+                assert answer["result"] == "resumed", answer
+                # What was published while it was away; of it only a part is read before the next cut.
+                wait_for(events, lambda e: len(notes(e)) >= 3)
+            numbers = publish(2)
+            if round_ % 2 == 0:
+                wait_for(events, lambda e: numbers[-1] in notes(e))
+            events.cut()
+            got += notes(events)
+            last_id = events.last_id
+        publish(4)
+    with Events(cluster.edge.port, "note", last_event_id=last_id) as events:
+        numbers = publish(1)
+        wait_for(events, lambda e: numbers[-1] in notes(e))
+        got += notes(events)
+    assert got == numbers[1:], "all but the one before its first connection, each once"
+
+
+def test_an_id_in_the_query_counts_where_there_is_no_header(cluster):
+    publish = publisher(cluster)
+    publish(1)
+    with Events(cluster.edge.port, "note") as events:
+        until(lambda: events.last_id)
+        old = events.last_id
+        publish(3)
+        wait_for(events, lambda e: notes(e) == [2, 3, 4])
+        until(lambda: events.last_id != old)
+        new = events.last_id
+    with Events(cluster.edge.port, "note", query={"last_event_id": old}) as events:
+        wait_for(events, lambda e: notes(e) == [2, 3, 4])
+    with Events(cluster.edge.port, "note", query={"last_event_id": old}, last_event_id=new) as events:
+        assert events.wait("subscribed").data["topics"]["note"]["result"] == "resumed"
+        publish(1)
+        wait_for(events, lambda e: notes(e) == [5])
+
+
+def test_every_event_that_is_cut_off_after_itself_is_resumed_after_itself(cluster):
+    """The id of each single event is a cursor that neither misses nor repeats."""
+    publish = publisher(cluster)
+    publish(1)
+    with Events(cluster.edge.port, "note") as events:
+        until(lambda: events.last_id)
+        publish(12)
+        wait_for(events, lambda e: len(notes(e)) == 12)
+        seen = [(m.data["n"], m.id) for m in events.of("note") if m.data["n"] > 1]
+    for n, identifier in seen:
+        with Events(cluster.edge.port, "note", last_event_id=identifier) as again:
+            assert again.wait("subscribed").data["topics"]["note"]["result"] == "resumed"
+            wait_for(again, lambda e: 13 in notes(e) or n == 13)
+            assert notes(again) == list(range(n + 1, 14))
+
+
+def test_an_id_that_is_none_is_answered_and_the_stream_goes_on(cluster):
+    publish = publisher(cluster)
+    publish(1)
+    with Events(cluster.edge.port, "note") as events:
+        until(lambda: events.last_id)
+        good = events.last_id
+    for bad in ("garbage", "1", good[:-3], "A" * 3000, good + "%00", "\u00e9".encode().decode("latin-1"), "' OR 1=1"):
+        with Events(cluster.edge.port, "note", last_event_id=bad) as events:
+            answer = events.wait("subscribed").data["topics"]["note"]
+            assert (answer["result"], answer["cause"]) == ("snapshot", "bad_cursor"), bad
+            until(lambda: events.last_id != bad, what="an id that is one")
+
+
+def test_a_quiet_topics_cursor_rises_with_the_log(make_cluster, engine):
+    """Its ids follow the bookmark, so that a long silence costs nothing when it comes back."""
+    cluster = make_cluster(engine, polls={POLL: {"interval": 0.05, "deadline": 0.5}},
+                           edge_options={"heartbeat_interval": "300ms"})
+    publish = publisher(cluster)
+    publish(1)
+    with Events(cluster.edge.port, "note") as events:
+        until(lambda: events.last_id)
+        first = cluster.state()["pos"]
+        until(lambda: cluster.state()["pos"] > first + 40, what="the log has gone on")
+        until(lambda: events.of("heartbeat") and events.of("heartbeat")[-1].pos > first + 40)
+        events.cut()
+    publish(2)
+    with Events(cluster.edge.port, "note", last_event_id=events.last_id) as again:
+        answer = again.wait("subscribed").data["topics"]["note"]
+        assert answer["result"] == "resumed" and answer["from"] > first + 40
+        wait_for(again, lambda e: notes(e) == [2, 3])
+
+
+def test_an_id_ahead_of_the_edge_waits_for_it_and_nothing_comes_twice(make_cluster, engine):
+    cluster = make_cluster(engine, polls=[POLL], edges=2)
+    publish = publisher(cluster)
+    publish(1)
+    with Events(cluster.edges[0].port, "note") as events:
+        until(lambda: events.last_id)
+        cluster.edges[1].freeze()
+        publish(3)
+        wait_for(events, lambda e: notes(e) == [2, 3, 4])
+    publish(2)
+    behind = []
+    thread = threading.Thread(target=lambda: behind.append(
+        Events(cluster.edges[1].port, "note", last_event_id=events.last_id, timeout=20 * PATIENCE)))
+    thread.start()
+    cluster.edges[1].thaw()
+    thread.join()
+    with behind[0] as again:
+        numbers = publish(1)
+        wait_for(again, lambda e: numbers[-1] in notes(e))
+        assert notes(again) == [5, 6, 7]
+
+
+def test_an_id_of_a_log_that_was_restored_is_told_so(make_cluster, engine):
+    cluster = make_cluster(engine, polls=[POLL])
+    publish = publisher(cluster)
+    publish(1)
+    with Events(cluster.edge.port, "note") as events:
+        until(lambda: events.last_id)
+        publish(2)
+        wait_for(events, lambda e: notes(e) == [2, 3])
+    cluster.broker.kill()
+    for path in cluster.database.parent.glob("sigmacast.db*"):
+        path.unlink()
+    cluster.broker.start()
+    epoch = until(lambda: get(cluster.broker.port, "/metrics") and cluster.state()["epoch"] != events.messages[0].data["epoch"]
+                  and cluster.state()["epoch"], timeout=15)
+    with Events(cluster.edge.port, "note", last_event_id=events.last_id) as again:
+        answer = again.wait("subscribed", timeout=12).data["topics"]["note"]
+        assert (answer["result"], answer["cause"]) == ("snapshot", "new_epoch")
+        until(lambda: again.last_id != events.last_id)
+        publish(1)
+        wait_for(again, lambda e: notes(e) == [4])
+        assert again.of("note")[0]["epoch"] == epoch
+    with Events(cluster.edge.port, "note", last_event_id=again.last_id) as once_more:
+        assert once_more.wait("subscribed").data["topics"]["note"]["result"] == "resumed"
+
+
+def test_while_the_broker_is_away_it_waits_and_then_gets_everything(make_cluster, engine):
+    cluster = make_cluster(engine, polls=[POLL])
+    publish = publisher(cluster)
+    publish(1)
+    with Events(cluster.edge.port, "note") as events:
+        until(lambda: events.last_id)
+    publish(3)
+    # An edge that has just started has no events of its own: only the log has.
+    young = cluster.add_edge().start()
+    cluster.broker.kill()
+    with Events(young.port, "note", POLL, last_event_id=events.last_id) as again:
+        answer = again.wait("subscribed", timeout=12).data["topics"]
+        assert answer["note"]["result"] == "pending" and answer[POLL]["result"] == "snapshot"
+        again.wait("heartbeat", timeout=12)
+        with Events(young.port, "note", last_event_id=again.last_id) as other:
+            other.wait("subscribed", timeout=12)
+        cluster.broker.start()
+        wait_for(again, lambda e: notes(e) == [2, 3, 4], timeout=15)
+        publish(1)
+        wait_for(again, lambda e: notes(e) == [2, 3, 4, 5])
+    with Events(young.port, "note", last_event_id=again.last_id) as done:
+        done.wait("subscribed")
+        numbers = publish(1)
+        wait_for(done, lambda e: numbers[-1] in notes(e))
+        assert notes(done) == [6]
+
+
 # Limits -----------------------------------------------------------------------------------------------------------------
 
 def test_a_stream_beyond_a_limit_is_503(make_cluster, engine):
@@ -222,8 +413,10 @@ def test_five_hundred_streams_get_everything(make_cluster, engine):
                 texts[i] += chunk
         seqs = []
         for text in texts:
-            messages = [json.loads(line[6:]) for line in text.split(b"\n") if line.startswith(b"data: ") and line.endswith(b"}")]
-            mine = [m["seq"] for m in messages if m.get("seq")]
+            whole = text[:text.rfind(b"\n\n")]
+            messages = [json.loads(line[6:]) for line in whole.split(b"\n") if line.startswith(b"data: ")]
+            # What a snapshot holds stands for all before it.
+            mine = [m["seq"] for m in messages if m.get("seq") and not m.get("replay")]
             assert mine == list(range(mine[0], mine[0] + len(mine)))
             seqs.append(set(mine))
         assert set.intersection(*seqs)
