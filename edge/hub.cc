@@ -817,9 +817,10 @@ void Hub::step(Upstream::PollUpdate& update, Now now) {
         tell_left(poll, change.left, now);
     }
     if (change.new_report) {
-        // Values say how new they are themselves; a tick speaks for those that did not change.
+        // Values say how new they are themselves; a tick speaks for those that did not change. How
+        // many keys a head vouches for is not known here.
         const auto& keys = poll.state.report.keys;
-        if (poll.state.report.ok && values < (keys ? keys->size() : 1)) {
+        if (poll.state.report.ok && (poll.is_state() || values < (keys ? keys->size() : 1))) {
             tell_tick(poll, now);
         }
         poll.values_since_report = 0;

@@ -75,6 +75,8 @@ def main(arguments=None):
     chaos = Chaos(options)
     try:
         asyncio.run(chaos.run())
+    except KeyboardInterrupt:
+        chaos.judge.wrong("interrupted", "the run", f"after {sum(chaos.done.values())} faults")
     finally:
         chaos.cluster.stop()
     return chaos.report()

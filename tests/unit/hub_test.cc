@@ -618,6 +618,23 @@ TEST_F(HubTest, ThatHeadsVouchForStateIsToldOnceAHeartbeatAndNamesNoPoll) {
     EXPECT_EQ(read(late)[1].at("age_ms"), 0);
 }
 
+TEST_F(HubTest, ThatHeadsVouchForAKeyIsToldWhileAnotherKeyChanges) {
+    join();
+    Session& session = v1("mine");
+    const auto put = [&](const std::string& key, std::uint64_t seq) {
+        apply(value({.topic = "mine", .key = key, .poll = state_poll("mine"), .seq = seq},
+                    clock_.now()));
+    };
+    put("still", 1);
+    for (std::uint64_t second = 1; second <= 12; ++second) {
+        clock_.advance(Seconds{1});
+        put("moving", second + 1);
+        apply(Upstream::PollUpdate{state_poll_state("mine", second, live(clock_.now()))});
+    }
+    const auto told = types(session);
+    EXPECT_EQ(std::count(told.begin(), told.end(), "tick"), 3) << "once a heartbeat";
+}
+
 TEST_F(HubTest, WhenTheBrokerReturnsWhatAnEarlierInstanceLeftIsNotCalledLive) {
     join();
     for (const std::string key : {"left", "mine"}) {
