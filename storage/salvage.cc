@@ -109,12 +109,19 @@ std::string first_bytes(const std::string& path) {
 bool looks_like_ours(const std::string& path) {
     const std::string bytes = first_bytes(path);
     const std::string mark = {'S', 'G', 'M', 'C'};
+    // Of the magic a quarter may be wrong.
+    const std::size_t length = std::min(bytes.size(), std::size_t{16});
     std::size_t same = 0;
-    for (std::size_t i = 0; i < std::min(bytes.size(), std::size_t{16}); ++i) {
+    for (std::size_t i = 0; i < length; ++i) {
         same += static_cast<unsigned char>(bytes[i]) == kHeader[i] ? 1U : 0U;
     }
-    return same >= 12 || (bytes.size() > kMarkAt && bytes.substr(kMarkAt) == mark) ||
+    return same * 4 >= length * 3 || (bytes.size() > kMarkAt && bytes.substr(kMarkAt) == mark) ||
            fs::exists(path + ".reserve") || size_of(path + "-wal") > kWalHeaderBytes;
+}
+
+std::string not_ours(const std::string& path, const std::string& why) {
+    return path + " is not a database of Sigmacast (" + why +
+           "): name another file in broker.database, or move this one away";
 }
 
 bool header_is_damaged(const std::string& path) {
@@ -565,14 +572,24 @@ Result<std::vector<std::string>> begin_salvage(const std::string& path, Now now)
         }
         remove(building(path));
         remove(path + ".source");
-        if (size_of(path) == 0 && size_of(path + "-wal") > kWalHeaderBytes) {
+        const std::uintmax_t size = size_of(path);
+        if (size > 0 && size < kPageBytes && !fs::exists(path + "-journal")) {
+            if (!looks_like_ours(path)) {
+                return Error{Errc::kCorrupt, not_ours(path, "it is too short")};
+            }
+            const std::string aside = name_aside(path, now);
+            put_aside(path, aside);
+            need(sync_folder_of(path));
+            said.push_back("the database was damaged (it was cut off) and is now " + aside +
+                           "; nothing of it could be read, and a new log begins");
+        } else if (size == 0 && size_of(path + "-wal") > kWalHeaderBytes) {
             const std::string aside = name_aside(path, now);
             put_aside(path, aside);
             need(sync_folder_of(path));
             said.push_back("the database is " + std::string(fs::exists(aside) ? "empty" : "gone") +
                            ", though its write-ahead log is not; what there was is now " + aside +
                            "*, and a new log begins");
-        } else if (size_of(path) == 0 && fs::exists(path + ".reserve")) {
+        } else if (size == 0 && fs::exists(path + ".reserve")) {
             said.push_back("the database is empty or gone, though it was in use: a new log begins");
         }
         return said;
@@ -583,9 +600,7 @@ Result<std::vector<std::string>> begin_salvage(const std::string& path, Now now)
 
 Result<std::vector<std::string>> salvage(const std::string& path, Now now, const std::string& why) {
     if (!looks_like_ours(path)) {
-        return Error{Errc::kCorrupt, path + " is not a database of Sigmacast (" + why +
-                                         "): name another file in broker.database, or move this "
-                                         "one away"};
+        return Error{Errc::kCorrupt, not_ours(path, why)};
     }
     try {
         const std::string summary = build(path);

@@ -374,15 +374,17 @@ bool Store::check_chain_of(const Stream& stream, std::uint64_t from_pos, bool re
         }
         found = again;
     }
-    for (const std::int64_t pos : found.replaced) {
-        need(db_.execute("UPDATE log SET crc = " + std::to_string(kDisowned) +
-                         " WHERE pos = " + std::to_string(pos)));
+    Statement disown = need(db_.prepare("UPDATE log SET crc = ? WHERE pos = ?"));
+    for (const auto* rows : {&found.damaged, &found.replaced}) {
+        for (const std::int64_t pos : *rows) {
+            need(disown.run(kDisowned, pos));
+        }
     }
-    if (found.missing + found.damaged + found.replaced.size() == 0) {
+    if (found.missing + found.damaged.size() + found.replaced.size() == 0) {
         return true;
     }
     repaired("stream " + stream.record.origin + "/" + stream.record.topic + ": of the log's rows " +
-             std::to_string(found.damaged) + " are damaged, " +
+             std::to_string(found.damaged.size()) + " are damaged, " +
              std::to_string(found.replaced.size()) + " are not the ones that were committed, " +
              std::to_string(found.missing) + " are missing: readers get gaps for them");
     return false;
@@ -404,8 +406,10 @@ Store::Findings Store::walk(const Stream& stream, std::uint64_t from_pos) {
             expected.reset();
         }
         next = seq - 1;
-        if (!row.intact()) {
-            ++found.damaged;
+        if (row.crc == kDisowned) {
+            expected.reset();  // It was found before.
+        } else if (!row.intact()) {
+            found.damaged.push_back(row.pos);
             expected.reset();
         } else if (expected && row.crc != *expected) {
             found.replaced.push_back(row.pos);

@@ -131,8 +131,8 @@ class Store {
     /// What is wrong with the rows of a stream.
     struct Findings {
         std::uint64_t missing = 0;
-        std::uint64_t damaged = 0;
-        std::vector<std::int64_t> replaced;  // Their positions.
+        std::vector<std::int64_t> damaged;   // Their positions.
+        std::vector<std::int64_t> replaced;  // Intact, and not the ones that were committed.
     };
 
     Store(Database db, Statements statements, std::int64_t boot);

@@ -39,7 +39,7 @@ std::uint64_t Truth::random(std::uint64_t below) {
 }
 
 void Truth::opened(const Loaded& loaded) {
-    epoch_ = loaded.epoch;
+    epoch_ = epoch_now_ = loaded.epoch;
 }
 
 void Truth::step(Step step) {
@@ -122,6 +122,7 @@ bool Truth::batch(Store& store, std::size_t rows_max) {
         step({taken ? What::kAcknowledged : What::kRefused, {}, 0});
     }
     if (taken) {
+        epoch_now_ = batch.epoch.empty() ? epoch_now_ : batch.epoch;
         seqs_ = std::move(seqs);
         pseqs_ = std::move(pseqs);
         pos_ = pos;
@@ -131,7 +132,8 @@ bool Truth::batch(Store& store, std::size_t rows_max) {
 
 void Truth::trim(Store& store, Millis keep) {
     // On a full disk the oldest rows go, however old they are.
-    step({What::kTrim, {},
+    step({What::kTrim,
+          {},
           full_ ? std::numeric_limits<std::int64_t>::max()
                 : (now_.wall - keep).time_since_epoch().count()});
     const auto trimmed = store.trim(now_, {keep, keep, 0});

@@ -38,6 +38,7 @@ class Truth {
     void trim(Store& store, Millis keep);
     void advance(Millis by);
     [[nodiscard]] Now now() const { return now_; }
+    [[nodiscard]] const std::string& epoch() const { return epoch_now_; }
     [[nodiscard]] std::uint64_t steps() const { return steps_.size(); }
 
     /// What a fault may have done. kLoud: the disk gave wrong bytes, so that something may be gone
@@ -79,7 +80,8 @@ class Truth {
 
     Random random_;
     Now now_{Mono{Seconds{1000}}, Wall{Seconds{1'800'000'000}}};
-    std::string epoch_;
+    std::string epoch_;  // At the beginning.
+    std::string epoch_now_;
     std::uint64_t pos_ = 0;
     bool full_ = false;  // The disk was, and the store has no reserve yet.
     std::map<std::string, std::uint64_t> seqs_;
