@@ -21,13 +21,15 @@ namespace {
 constexpr Millis kHintMost{
     60'000};  // A server that asks for a longer pause is asked again after this.
 constexpr Millis kReachMost{10'000};       // With an end, where no edge was ever reached.
+constexpr Millis kPingEvery{2'000};        // Its answer is the bookmark, where no heartbeat comes.
 constexpr Millis kGoodbyeTime{200};        // For the close frame to leave.
 constexpr std::uint16_t kStopFrom = 4000;  // Close codes 4000 to 4099: stop, and show why.
 constexpr std::uint16_t kStopTo = 4099;
 
 constexpr std::uint16_t kAuthenticate = 4300;  // A token is needed.
 
-/// One `sigmacast tail`. Runs on: the loop.
+/// One `sigmacast tail`. After a lost connection it goes on where it was, as far as the log reaches
+/// back. Runs on: the loop.
 class Tail {
  public:
     Tail(const TailCommand& command, std::shared_ptr<tls::Client> tls)
@@ -38,6 +40,7 @@ class Tail {
                                      .everything = command.topics.front() == "*"}),
           random_(Random::from_system()),
           reconnect_(loop_, [this] { connect(); }),
+          ping_(loop_, [this] { ping(); }),
           end_(loop_, [this] { finish(reached_ ? kExitOk : kExitFailed); }),
           give_up_(loop_,
                    [this] {
@@ -95,8 +98,18 @@ class Tail {
     void subscribe() {
         reached_ = true;
         boost::json::array types(command_.topics.begin(), command_.topics.end());
-        socket_->send(boost::json::serialize(boost::json::value{
-            {"type", "subscribe"}, {"id", 1}, {"data", {{"types", std::move(types)}}}}));
+        boost::json::object data{{"types", std::move(types)}};
+        if (auto resume = view_.cursor().resume()) {
+            data["resume"] = std::move(*resume);
+        }
+        socket_->send(boost::json::serialize(
+            boost::json::value{{"type", "subscribe"}, {"id", 1}, {"data", std::move(data)}}));
+        ping_.set(system_now().mono + kPingEvery);
+    }
+
+    void ping() {
+        socket_->send(R"({"type":"ping"})");
+        ping_.set(system_now().mono + kPingEvery);
     }
 
     void on_text(std::string_view text) {
@@ -114,6 +127,7 @@ class Tail {
     }
 
     void on_closed(const WebSocket::Closed& closed) {
+        ping_.set(std::nullopt);
         view_.on_disconnect();
         last_problem_ = closed.why;
         last_status_ = closed.status;
@@ -147,6 +161,7 @@ class Tail {
         ending_ = true;
         exit_code_ = code;
         reconnect_.set(std::nullopt);
+        ping_.set(std::nullopt);
         if (socket_) {
             socket_->close();
         }
@@ -160,6 +175,7 @@ class Tail {
     Random random_;
     Backoff backoff_;
     Timer reconnect_;
+    Timer ping_;
     Timer end_;
     Timer give_up_;
     Timer leave_;

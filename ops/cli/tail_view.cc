@@ -75,6 +75,17 @@ std::string quality_and_reason(const AgeView& age) {
     return age.quality + '\0' + age.reason;
 }
 
+/// ": positions 3 to 9", or nothing.
+std::string range_text(const json::object& range) {
+    const auto from = natural(range, "from");
+    const auto to = natural(range, "to");
+    if (!from || !to || *to == 0) {
+        return {};
+    }
+    return *from == *to ? ": position " + std::to_string(*from)
+                        : ": positions " + std::to_string(*from) + " to " + std::to_string(*to);
+}
+
 /// What a client has to know of an answer to subscribe: what it will not get, or gets anew.
 std::optional<std::string> subscribed_text(const json::object& data) {
     const json::value* topics = data.if_contains("topics");
@@ -97,6 +108,14 @@ std::optional<std::string> subscribed_text(const json::object& data) {
             said = "starts anew, the broker has another log";
         } else if (cause == "repaired") {
             said = "starts anew, the edge had lost something";
+        } else if (cause == "future") {
+            said = "starts anew, the log does not reach as far as what was seen";
+        } else if (result == "pending") {
+            said = "what was missed follows once the broker answers";
+        }
+        if (const json::value* lost = member.value().get_object().if_contains("lost");
+            lost && lost->is_object()) {
+            said = "events are lost, no longer in the log" + range_text(lost->get_object());
         }
         if (!said.empty()) {
             out += (out.empty() ? "" : "; ") + clean(std::string(member.key()), 80) + ": " + said;
@@ -108,16 +127,11 @@ std::optional<std::string> subscribed_text(const json::object& data) {
 std::string skipped_text(const json::object& data) {
     const std::string topic = clean(text(data, "topic"), 80);
     const std::string why = text(data, "why");
-    const auto from = natural(data, "from");
-    const auto to = natural(data, "to");
     std::string out = "left out of " + topic;
     if (const std::string key = text(data, "key"); !key.empty()) {
         out += "/" + clean(key, 80);
     }
-    if (from && to && *from > 0) {
-        out += *from == *to ? ": position " + std::to_string(*from)
-                            : ": positions " + std::to_string(*from) + " to " + std::to_string(*to);
-    }
+    out += range_text(data);
     out += why == "slow"        ? ", since this client is slow; the newest value follows"
            : why == "lost"      ? ", no longer in the log"
            : why == "too_large" ? ", too large for clients; `sigmacast state` has it"
@@ -143,12 +157,16 @@ TailLine TailView::on_message(std::string_view message, Wall now) {
     }
     const json::object& object = parsed.get_object();
     const std::string type = text(object, "type");
+    cursor_.on_message(object);
     if (type == "hello") {
         greeted_ = true;
     } else if (type == "goodbye") {
         if (const auto ms = natural(data_of(object), "reconnect_in_ms")) {
             hint_ = Millis(static_cast<std::int64_t>(*ms));
         }
+    }
+    if (type == "pong") {
+        return {};  // Asked for by ourselves.
     }
     if (options_.json) {
         return {std::string(message), !about_connection(type)};

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "common/time.h"
+#include "ops/cli/feed_cursor.h"
 #include "ops/cli/format.h"
 
 namespace sigmacast::cli {
@@ -42,6 +43,8 @@ class TailView {
     std::optional<Millis> take_reconnect_hint();
     /// Whether a hello has come on this connection.
     [[nodiscard]] bool greeted() const { return greeted_; }
+    /// What the next connection can go on from.
+    [[nodiscard]] const FeedCursor& cursor() const { return cursor_; }
     void on_disconnect() { greeted_ = false; }
 
  private:
@@ -78,6 +81,7 @@ class TailView {
 
     Paint paint_;
     Options options_;
+    FeedCursor cursor_;
     bool greeted_ = false;
     std::optional<Millis> hint_;
     std::optional<std::string> origin_;  // The first that was seen: others are named.

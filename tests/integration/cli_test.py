@@ -3,11 +3,12 @@
 import json
 import resource
 import subprocess
+import threading
 
 import pytest
 
 from fault_engine import status
-from harness import BIN, clean_environment, until
+from harness import BIN, PATIENCE, clean_environment, until
 from ws_client import rising
 
 POLL = "system.status"
@@ -164,6 +165,36 @@ def test_tail_reconnects_when_its_edge_comes_back(cluster, engine):
     # What was there before is printed again where it is a newer value, positions rise.
     positions = [m["pos"] for m in messages if m["type"] == POLL]
     assert positions == sorted(positions) and len(positions) > 5
+
+
+def test_tail_goes_on_where_it_was_when_its_edge_was_away(make_cluster, engine):
+    """Each event once: those before, those while the edge was away, those after."""
+    cluster = make_cluster(engine, polls={POLL: {"interval": 0.05, "deadline": 0.5}})
+
+    def note(*numbers):
+        done = publish(cluster, [{"type": "note", "data": {"n": n}} for n in numbers], "--origin", "script")
+        assert done.returncode == 0, done.stderr
+    process = cluster.command_start("tail", f"ws://127.0.0.1:{cluster.edge.port}/ws", "--json", "--for",
+                                    f"{int(20 * PATIENCE)}s")
+    lines, read = [], threading.Thread(target=lambda: lines.extend(iter(process.stdout.readline, "")))
+    read.start()
+
+    def notes():
+        return [m["data"]["n"] for m in map(json.loads, list(lines)) if m["type"] == "note"]
+    until(lambda: any('"subscribed"' in line for line in lines), what="tail is connected")
+    note(1, 2)
+    until(lambda: notes() == [1, 2])
+    for n in (3, 5):
+        cluster.edge.kill()
+        note(n)
+        cluster.edge.start()
+        note(n + 1)
+        until(lambda: n + 1 in notes(), timeout=15)
+    process.terminate()
+    read.join()
+    assert notes() == [1, 2, 3, 4, 5, 6]
+    assert not any('"pong"' in line for line in lines), "what was not asked for with --json"
+    assert process.wait(10 * PATIENCE) == 0
 
 
 def test_tail_without_an_edge_fails_in_the_time_it_was_given(make_cluster, engine):
