@@ -235,7 +235,7 @@ def judge(found):
     """What is wrong with what rolling_restart() saw."""
     faults = ["twice", "out of order", "not live", *(["missed", "not resumed"] if found["can resume"] else [])]
     wrong = {name: found[name] for name in faults if found[name]}
-    if found["closes"] != [4200]:
+    if not set(found["closes"]) <= {4200, 4201}:  # 4201: the next edge is not as far yet; the client comes again.
         wrong["closes"] = found["closes"]
     return wrong
 
