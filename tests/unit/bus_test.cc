@@ -102,7 +102,7 @@ const std::string kGreeting = std::string("\xff\0\0\0\0\0\0\0\x01\x7f\x03\x01NUL
 TEST_F(BusTest, AConnectionThatGarbageHasBrokenIsMadeAnewWhereZeromqWouldGiveItUp) {
     std::vector<Incoming> asked;
     const auto dealer = started({.type = SocketType::kDealer, .endpoint = endpoint("r")});
-    answer_once(folder_ + "/r", kGreeting + std::string(200, 'x'));
+    answer_once(folder_ + "/r", kGreeting + std::string(200, '\xff'));
     const auto router =
         started({.type = SocketType::kRouter, .endpoint = endpoint("r"), .bind = true}, &asked);
     run_until([&] { return !asked.empty(); },
