@@ -95,6 +95,7 @@ class Chaos:
         self.engines = {origin: chaos_engine.ChaosEngine(origin, DEADLINE, 0.05 * PATIENCE, jobs=origin == ORIGINS[0])
                         for origin in ORIGINS}
         self.judge = checker.Judge(self.engines, self.rules)
+        self.judge.on_problem = lambda what: print(f"{datetime.datetime.now():%H:%M:%S} {what[:600]}", flush=True)
         self.methods = list(chaos_engine.KINDS)
         self.down, self.frozen = set(), {}
         self.active = collections.defaultdict(list)  # proxy: settings of the faults that are on
@@ -177,6 +178,8 @@ class Chaos:
                     break
         finally:
             self.crowd.stop()
+            if self.publisher is not None and self.publisher.returncode is None:
+                self.publisher.kill()
             for task in background:
                 task.cancel()
             for proxy in self.proxies.values():
