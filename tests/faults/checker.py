@@ -252,6 +252,7 @@ class Watch:
         self.conflated = False       # It reads slowly, and is told late.
         self.last_stamp = 0.0
         self.checked_live = 0.0
+        self.suspected = set()       # Of values that were live for too long at the last look
         self.messages = 0
         self.resumes = False
         self.connected()
@@ -469,14 +470,18 @@ class Watch:
         pass
 
     def _still_live(self):
-        """What it takes for live has been confirmed lately: the edge told otherwise if not."""
+        """What it takes for live has been confirmed lately: the edge told otherwise if not. Looked at once a second, and wrong
+        the second time: an edge that was frozen tells what it missed value by value."""
+        before, self.suspected = self.suspected, set()
         if self.conflated or not self.answered or self.replaying:
             return
-        for key, (number, seq, quality, as_of, poll) in self.values.items():
-            if quality == "live" and as_of is not None and self.last_stamp - as_of > self.judge.rules.bound(poll):
-                if self.judge.has_ended(*key):
-                    self.judge.counts["live too long: jobs whose end is still asked for"] += 1
-                    continue
+        for key, (_, _, quality, as_of, poll) in self.values.items():
+            if quality != "live" or as_of is None or self.last_stamp - as_of <= self.judge.rules.bound(poll):
+                continue
+            self.suspected.add((key, as_of))
+            if self.judge.has_ended(*key):
+                self.judge.counts["live too long: jobs whose end is still asked for"] += 1
+            elif (key, as_of) in before:
                 self.wrong("live", f"{key} was never told stale, {self.last_stamp - as_of:.3f} s after its last answer")
 
     HANDLERS = {"hello": _hello, "subscribed": _subscribed, "heartbeat": _bookmark, "pong": _bookmark,
