@@ -145,7 +145,7 @@ def test_the_checker_sees_a_value_that_is(rule, other):
 
 def test_the_checker_sees_a_value_that_nobody_calls_stale():
     messages, rows = good(1)
-    beats = [note(n) for n in range(2, 70)]
+    beats = [note(n) for n in range(2, 90)]
     assert "live" in judged([[*messages, *beats]], [*rows, *map(row, beats)])
 
 
