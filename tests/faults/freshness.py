@@ -10,7 +10,7 @@ proxy.py. For each cell: all clients are live; the fault; all clients have been 
 The times are those of the first and the last client. common/PROMISES.md (P4) has the bounds; beyond one the command ends with 1.
 
 Throughout, each twentieth client reads every message, and REST is asked: as_of is when the engine answered with that very
-value, to 0.25 s, the same in every message of it; what is not live says why (reason, source); nothing is called live that is
+value, to 0.25 s and the slack, the same in every message of it; what is not live says why (reason, source); nothing is called live that is
 older than the bound.
 """
 
@@ -33,7 +33,7 @@ INTERVAL, DEADLINE = 0.2, 0.5
 METHOD = TOPIC = "fresh.value"
 SILENT = 3.0        # P4: three missed heads.
 TOLD = 0.25         # P4: from then to the client.
-EXACT = 0.25        # Between the engine's stamp and as_of: the answer's way to the producer.
+EXACT = 0.25        # Between the engine's stamp and as_of: the answer's way to the producer; and the slack.
 HOPS = ["engine", "producer", "broker", "uplink"]
 KINDS = ["killed", "frozen", "partitioned", "garbage"]
 # Until the last client knows, and from healing until the last client is live again.
@@ -115,13 +115,13 @@ class Watcher(asyncio.Protocol):
 
 
 class World:
-    def __init__(self, folder, clients):
+    def __init__(self, folder, clients, slack):
         from fault_engine import FaultEngine, ok
         from harness import Cluster
         from ports import free_port
         from proxy import Proxy
         self.stamps, self.as_of, self.problems, self.oldest_live = {}, {}, [], 0.0
-        self.clients, self.turned = clients, []
+        self.clients, self.turned, self.exact = clients, [], EXACT + slack
         self.watchers, self.asking = [], None
         self.good = ok(self.answer)
         self.engine = FaultEngine({METHOD: self.good, "health.check": ok({"status": "ok"})}).start()
@@ -170,12 +170,12 @@ class World:
         if message["type"] != TOPIC:
             return
         number, as_of = message["data"]["n"], parse_time(message["as_of"])
-        if not -0.002 <= as_of - self.stamps[number] <= EXACT:
+        if not -0.002 <= as_of - self.stamps[number] <= self.exact:
             self.wrong(f"as_of is {as_of - self.stamps[number]:+.3f} s from the engine's answer: {said}")
         if self.as_of.setdefault(number, message["as_of"]) != message["as_of"]:
             self.wrong(f"as_of of one value changed from {self.as_of[number]}: {said}")
         aged = parse_time(message["timestamp"]) - as_of
-        if abs(aged - message["age_ms"] / 1000) > EXACT:
+        if abs(aged - message["age_ms"] / 1000) > self.exact:
             self.wrong(f"age_ms is {message['age_ms'] / 1000 - aged:+.3f} s from as_of: {said}")
         if quality == "live":
             self.oldest_live = max(self.oldest_live, time.time() - self.stamps[number])
@@ -313,7 +313,7 @@ def faults_of(found, slack):
 async def measure(folder, chosen, clients, slack, show=print):
     """The rows, and what is wrong."""
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # That a connection is gone is the point of it.
-    world = World(folder, clients)
+    world = World(folder, clients, slack)
     rows, wrong = [], []
     try:
         await world.start()
