@@ -18,6 +18,9 @@ using Object = boost::json::object;
 constexpr std::uint8_t kV1Session = 1;
 constexpr std::uint8_t kNeedsToken = 2;
 constexpr std::uint8_t kReadsNothing = 4;
+constexpr std::uint8_t kTimePasses = 8;  // After each message: enough to be answered, or sent on.
+constexpr std::uint8_t kBrokerAnswers = 16;  // What the edge asks for its clients.
+constexpr std::uint64_t kEvents = 20;
 
 /// Answers to one message: an error of each of kNamesMax topics, every byte escaped.
 constexpr std::size_t kAnswerBytesMax = kNamesMax * (kTopicNameMax * 6 + 256);
@@ -47,6 +50,10 @@ class World {
         std::vector<Upstream::Step> steps;
         steps.push_back(snapshot());
         steps.push_back(Upstream::UplinkChange{true});
+        for (std::uint64_t seq = 1; seq <= kEvents; ++seq) {
+            steps.push_back(testing::event({.topic = "rpc_error", .seq = seq}, clock_.now()));
+        }
+        steps.push_back(Upstream::Bookmark{100 + kEvents});
         hub_.apply(std::move(steps), clock_.now());
         session_ = &hub_.open(dialect, clock_.now(), needs_token ? std::nullopt : all());
         take();
@@ -55,6 +62,22 @@ class World {
     Session& session() { return *session_; }
     [[nodiscard]] const HubCounters& counters() const { return hub_.counters(); }
     void say(std::string_view text) { hub_.receive(*session_, text, clock_.now()); }
+    /// Longer than any answer may take.
+    void pass(bool broker_answers) {
+        for (int i = 0; i < 8; ++i) {
+            clock_.advance(Millis{500});
+            hub_.on_timer(clock_.now());
+            for (const protocol::Any& request : hub_.take_requests()) {
+                const auto& asked = std::get<protocol::HistoryRequest>(request);
+                require(asked.epoch == testing::kEpoch, "the broker is asked of its own log");
+                if (broker_answers) {
+                    answer(asked);
+                }
+            }
+        }
+        require(hub_.history().requests() <= 1'000,
+                "the broker is asked a bounded number of times");
+    }
     std::vector<Object> take() {
         std::vector<Object> taken;
         for (const Bytes& frame : session_->take(100'000, clock_.now())) {
@@ -64,6 +87,24 @@ class World {
     }
 
  private:
+    void answer(const protocol::HistoryRequest& asked) {
+        protocol::History answer;
+        answer.id = asked.id;
+        answer.epoch = asked.epoch;
+        answer.from = asked.from;
+        answer.pos = 100 + kEvents;
+        answer.to = std::max(asked.from, std::uint64_t{100});
+        answer.floors = {{"nas", "rpc_error", 50}};
+        for (std::uint64_t pos = 95; pos <= 100; ++pos) {
+            Message row = testing::event({.topic = "compression.update", .seq = pos}, clock_.now());
+            row.pos = pos;
+            answer.items.push_back(std::move(row));
+        }
+        std::vector<Upstream::Step> steps;
+        steps.push_back(std::move(answer));
+        hub_.apply(std::move(steps), clock_.now());
+    }
+
     static std::optional<Grant> all() { return Grant{}; }
 
     static HubOptions options(bool needs_token) {
@@ -138,6 +179,16 @@ void run(fuzz::Input input) {
             check_answer(message, world.take(), session);
         } else if (reads) {
             world.take();
+        }
+        if ((options & kTimePasses) != 0) {
+            world.pass((options & kBrokerAnswers) != 0);
+            for (const auto& resume : session.resumes) {
+                require(session.closing() || resume->phase != Resume::Phase::kAsked,
+                        "who asks to resume is answered, or sent on", text);
+            }
+            if (reads) {
+                world.take();
+            }
         }
         require(session.queued_bytes() <= QueueLimits{}.control_bytes_max + kAnswerBytesMax,
                 "what waits for a client is bounded");
