@@ -205,7 +205,7 @@ class Service final : public broker::BrokerOutputs {
         node_.stop();
         writer_.stop();
         log_info("stopped", {{"pos", broker_.pos()}});
-        return kExitOk;
+        return failed_ ? kExitFailed : kExitOk;
     }
 
     void publish(const Message& message) override {
@@ -300,6 +300,10 @@ class Service final : public broker::BrokerOutputs {
         loop_.post([this, outcome = std::move(outcome)] {
             metrics_view_.on_commit(outcome);
             broker_.on_committed(outcome.result, system_now());
+            if (!outcome.result && is_damage(outcome.result.error())) {
+                give_way(outcome.result.error());
+                return;
+            }
             after_input();
         });
     }
@@ -322,6 +326,18 @@ class Service final : public broker::BrokerOutputs {
         after_input();
     }
 
+    static bool is_damage(const Error& error) {
+        return error.code == Errc::kCorrupt || error.code == Errc::kConflict;
+    }
+
+    /// No later try can succeed; a start can: it looks at the whole file, and mends or replaces it.
+    void give_way(const Error& error) {
+        log_error("the database is damaged: ending, so that the next start mends it",
+                  {{"error", error.message}});
+        failed_ = true;
+        loop_.stop();
+    }
+
     void give_up() {
         log_error("stopping although not everything could be committed; producers still have it");
         loop_.stop();
@@ -339,6 +355,7 @@ class Service final : public broker::BrokerOutputs {
     storage::Writer writer_;  // Its thread posts to the loop: after it, ended before it.
     Admin admin_;
     bool stopping_ = false;
+    bool failed_ = false;
 };
 
 int fail(const Error& error) {
@@ -354,8 +371,8 @@ int run_broker(const Settings& settings) {
     const std::string path = database_path(settings);
     const auto folder = std::filesystem::path(path).parent_path();
     std::error_code ignored;  // What is wrong with the folder shows when the lock is taken.
-    if (!folder.empty()) {
-        std::filesystem::create_directories(folder, ignored);
+    if (!folder.empty() && std::filesystem::create_directories(folder, ignored)) {
+        std::filesystem::permissions(folder, std::filesystem::perms::owner_all, ignored);
     }
     const auto lock = FileLock::take(path + ".lock");
     if (!lock) {
