@@ -305,7 +305,7 @@ class Chaos:
                     process.kill()
                 self.loop.call_later(0.02, again)
                 return
-            if process.returncode not in (0, -signal.SIGKILL):
+            if process.returncode not in (0, -signal.SIGKILL, -signal.SIGTERM):  # The last: before it heeds signals.
                 self.judge.wrong("ended", program.name, f"told to end, it ended with {process.returncode}",
                                  program.log().splitlines()[-40:])
             program.start(ready=False)

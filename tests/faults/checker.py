@@ -145,9 +145,9 @@ class Judge:
                 self.age_error = max(self.age_error, error)
                 if error > self.rules.slack / 5:
                     self.wrong("age", who, f"age_ms is {age}, it was {(m.stamp - m.as_of) * 1000:.0f}: {text}")
-            if m.quality == "live" and m.origin in self.engines:
-                if m.poll or m.data.get("poll"):
-                    self.oldest_live = max(self.oldest_live, m.stamp - m.as_of)
+            # Without a poll: a value that its producer sends again keeps its as_of until the next head; _still_live looks.
+            if m.quality == "live" and m.origin in self.engines and (m.poll or m.data.get("poll")):
+                self.oldest_live = max(self.oldest_live, m.stamp - m.as_of)
                 if m.stamp - m.as_of <= self.rules.bound(m.poll or m.data.get("poll")):
                     pass
                 elif self.has_ended(m.origin, m.type, m.key):
