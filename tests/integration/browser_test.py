@@ -79,6 +79,28 @@ def test_without_its_edge_the_page_keeps_what_it_knows_and_connects_again(page, 
     assert page.text("#connection") == "connected"
 
 
+def test_what_happened_while_its_edge_was_away_is_among_the_recent_events(page, cluster):
+    def note(*words):
+        done = cluster.command("publish", "--config", cluster.command_config(), "--origin", "script", input="".join(
+            json.dumps({"type": "note", "data": {"word": word}}) + "\n" for word in words))
+        assert done.returncode == 0, done.stderr
+
+    def shown():
+        return re.findall(r"note Word (\w+)", " ".join(page.text("ol.events").split()))
+    note("before")
+    page.until("document.querySelector('ol.events')")
+    until(lambda: shown() == ["before"])
+    for n in (1, 2):
+        cluster.edge.kill()
+        page.until(OLD)
+        note(f"away{n}", f"further{n}")
+        cluster.edge.start()
+        page.until(WELL, 30)
+    note("after")
+    until(lambda: "after" in shown())
+    assert shown() == ["after", "further2", "away2", "further1", "away1", "before"], "each once, the newest first"
+
+
 def test_an_edge_without_a_broker_says_so(make_cluster, engine):
     cluster = make_cluster(engine, start=False)
     cluster.edge.start(ready=False)
