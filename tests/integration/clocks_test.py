@@ -18,7 +18,8 @@ pytestmark = pytest.mark.skipif(not LIBRARIES, reason="libfaketime is missing (o
 POLL = "system.status"
 HOUR, TEN_YEARS = 3600, 10 * 365 * 24 * 3600
 JUMPS = {"an hour ahead": HOUR, "an hour back": -HOUR, "ten years ahead": TEN_YEARS, "ten years back": -TEN_YEARS}
-LATE = 0.5  # A message's age, at the client, on a busy machine.
+LATE = 2  # Seconds that a busy machine may add to an age; a clock would add an hour.
+PATIENT = {"polls": [POLL], "deadline": 1.2}  # A poll of a busy machine is not to fail by itself.
 
 
 class Clocks:
@@ -81,7 +82,8 @@ def nothing_happened(client, after, seconds, jump):
     assert client.closed is None
     seqs = [m.seq for m in client.of(POLL, "transition", after=client.messages.index(values[0])) if m.seq]
     assert seqs == list(range(seqs[0], seqs[0] + len(seqs))), "no hole, no repetition"
-    assert all(m["quality"] == "live" and m["age_ms"] <= 1000 * LATE for m in values), values
+    wrong = [m for m in values if m["quality"] != "live" or m["age_ms"] > 1000 * LATE]
+    assert not wrong, wrong
     assert not [m for m in client.of("transition", after=after) if m["quality"] != "live"]
     assert max(b.at - a.at for a, b in zip(values, values[1:])) < INTERVAL + 2
     if jump is not None:
@@ -91,7 +93,7 @@ def nothing_happened(client, after, seconds, jump):
 @pytest.mark.parametrize("jump", JUMPS.values(), ids=JUMPS)
 def test_a_jump_of_every_clock_changes_nothing_but_what_the_messages_say_of_the_time(make_timed, engine, jump):
     engine.set(POLL, ticking_system_status())
-    cluster = make_timed(engine, polls=[POLL], edge_options={"heartbeat_interval": "500ms"})
+    cluster = make_timed(engine, **PATIENT, edge_options={"heartbeat_interval": "500ms"})
     with cluster.v1(POLL) as client, cluster.client() as old, cluster.v1("notification") as quiet:
         client.wait(is_live)
         for offset in (jump, 0):
@@ -111,7 +113,7 @@ def test_a_jump_of_every_clock_changes_nothing_but_what_the_messages_say_of_the_
 @pytest.mark.parametrize("which", ["producer", "broker", "edge"])
 def test_clocks_that_differ_between_the_programs_change_no_age(make_timed, engine, which, jump):
     engine.set(POLL, ticking_system_status())
-    cluster = make_timed(engine, polls=[POLL])
+    cluster = make_timed(engine, **PATIENT)
     with cluster.v1(POLL) as client:
         client.wait(is_live)
         mark = client.mark
@@ -135,6 +137,7 @@ def test_what_is_stale_ages_by_the_seconds_that_passed_and_the_breaker_keeps_its
         assert value["quality"] == "stale" and began < opened.at
         half = client.wait("circuit_breaker.half_open")
         assert RESET - 0.3 < half.at - opened.at < RESET + 1, "neither at once nor never"
+        until(lambda: engine.count(POLL) > calls, what="the probe")
         assert engine.count(POLL) == calls + 1, "one probe"
         again = client.wait("circuit_breaker.open", after=client.messages.index(half))
         cluster.clocks.set(0)
@@ -151,7 +154,7 @@ def test_what_is_stale_ages_by_the_seconds_that_passed_and_the_breaker_keeps_its
 @pytest.mark.parametrize("jump", JUMPS.values(), ids=JUMPS)
 def test_each_program_killed_and_started_again_while_the_clock_is_wrong(make_timed, engine, jump):
     engine.set(POLL, ticking_system_status())
-    cluster = make_timed(engine, polls=[POLL])
+    cluster = make_timed(engine, **PATIENT)
     with cluster.v1(POLL) as client:
         last = client.wait(is_live)
     seq = last.seq
@@ -175,7 +178,7 @@ def test_each_program_killed_and_started_again_while_the_clock_is_wrong(make_tim
 def test_retention_neither_empties_the_log_nor_stops(make_timed, engine, jump):
     """The broker trims at its start, and every ten seconds."""
     engine.set(POLL, ticking_system_status())
-    cluster = make_timed(engine, polls=[POLL])
+    cluster = make_timed(engine, **PATIENT)
     trimmed = "sigmacast_broker_trimmed_total"
     with cluster.v1(POLL) as client:
         client.wait(lambda m: is_value(m) and m.seq >= 10)

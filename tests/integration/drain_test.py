@@ -46,9 +46,11 @@ def test_it_is_not_ready_first_and_lets_clients_in_until_the_notice_is_over(make
 
 def test_who_comes_when_it_is_closed_is_told_to_come_back_and_rest_goes_on(make_cluster, engine):
     cluster = make_cluster(engine, polls=[POLL], edge_options={"drain_notice": "0s"})
-    with cluster.client(V1, receive_buffer=4096) as stuck:
-        stuck.wait("hello")
+    with cluster.v1(POLL, receive_buffer=4096) as stuck:
+        stuck.wait(lambda m: m.type == POLL and m["quality"] == "live")
         stuck.stop_reading()  # It holds the edge for as long as any client can.
+        stuck.ping()          # What it still waited for.
+        until(lambda: stuck.control, what="it does not read any more")
         cluster.edge.process.terminate()
         until(lambda: ready(cluster.edge)[1] == "draining", 1, "it says so")
         with pytest.raises(Refused) as refused:
