@@ -503,7 +503,9 @@ TEST_F(ResumeTest, WhileTheBrokerIsSilentStateIsAnsweredAndEventsFollowLater) {
     EXPECT_THAT(positions(messages, "system.status").size(), 1u);
     live_event();
     state(2);
-    EXPECT_THAT(positions(read(session), "system.status").size(), 1u) << "live, events wait";
+    const auto meanwhile = read(session);
+    EXPECT_THAT(positions(meanwhile, "system.status").size(), 1u) << "state is live";
+    EXPECT_THAT(positions(meanwhile), IsEmpty()) << "an event has its place behind the older ones";
     bookmark();
     wait(Millis{5'000});
     const auto later = read(session);
@@ -601,6 +603,42 @@ TEST_F(ResumeTest, AHoleThatIsFilledLateIsSentOnceToWhoCatchesUp) {
     const auto messages = read(another);
     EXPECT_THAT(positions(messages), ElementsAre(102, 103));
     EXPECT_THAT(positions(messages, "other"), ElementsAre(101));
+}
+
+TEST_F(ResumeTest, WhatTheLogHasBeforeTheFeedHasBroughtItIsSentOnce) {
+    for (int i = 0; i < 5; ++i) {
+        log_event();
+    }
+    join();
+    const Message late = log_event();  // Committed, and on its way.
+    Session& session = open();
+    resume(session, 102);
+    wait(Millis{10});
+    EXPECT_THAT(positions(session), ElementsAre(103, 104, 105));
+    apply(late);
+    bookmark();
+    wait(Millis{10});
+    EXPECT_THAT(positions(session), ElementsAre(106));
+}
+
+TEST_F(ResumeTest, WhoIsAheadOfTheBookmarkWhenTheEdgeStartsAnewIsSentNothingTwice) {
+    join();
+    for (int i = 0; i < 60; ++i) {
+        live_event("alert", 8'000);
+    }
+    Session& session = open();
+    resume(session, 100);
+    wait(Millis{20});
+    auto got = positions(session);
+    EXPECT_GT(got.size(), 5u);
+    EXPECT_LT(got.size(), 60u);
+    join();
+    for (int i = 0; i < 100; ++i) {
+        wait(Millis{10});
+        const auto more = positions(session);
+        got.insert(got.end(), more.begin(), more.end());
+    }
+    EXPECT_THAT(got, ElementsAreArray(logged(100)));
 }
 
 TEST_F(ResumeTest, AfterASnapshotOfTheEdgesOwnNobodysEventsAreSkippedOrSentTwice) {
