@@ -321,7 +321,7 @@ void Broker::take_value(Message message, Now now) {
     const Mono sent = message.sent;
     message.age.quality = Quality::kLive;
     // What a cut network held back for as long as a silence may last is no news of how it is now.
-    if (const auto silence = freshness_.overtaken_by(message.origin, message.poll, sent, now)) {
+    if (const auto silence = freshness_.silence_of_value(message.origin, message.poll, sent, now)) {
         message.age.quality = Quality::kStale;
         message.age.reason = *silence;
         message.age.source = "producer";
@@ -793,8 +793,7 @@ std::vector<PollState> Broker::polls(Now now) const {
                 .report.after.clear();  // The producer's positions; visible means delivered.
             // A silence that this broker has slept through, or that is not committed yet.
             Age& age = polls.back().age;
-            const auto silence =
-                freshness_.overtaken_by(origin, it->first.second, Mono::min(), now);
+            const auto silence = freshness_.silence_now(origin, it->first.second, now);
             if (silence && age.quality == Quality::kLive) {
                 age.quality = Quality::kStale;
                 age.reason = *silence;

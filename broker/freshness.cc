@@ -139,20 +139,19 @@ void Freshness::on_head(const std::string& name, Mono sent, Now now) {
     origin.head = std::max(origin.head, sent);
 }
 
-std::optional<std::string_view> Freshness::overtaken_by(const std::string& name,
-                                                        const std::string& poll_name, Mono sent,
-                                                        Now now) const {
-    const auto owner = origins_.find(name);
-    if (owner == origins_.end()) {
-        return std::nullopt;
-    }
-    const auto found = owner->second.polls.find(poll_name);
-    if (found == owner->second.polls.end()) {
-        return std::nullopt;
-    }
-    const Mono head = std::max(owner->second.head, sent);
-    const Mono heard = std::max(found->second.heard, sent);
-    return silence_in(head, heard, found->second.state, now);
+std::optional<std::string_view> Freshness::silence_now(const std::string& origin,
+                                                       const std::string& poll, Now now) const {
+    const Poll* known = known_poll(origin, poll);
+    return known == nullptr
+               ? std::nullopt
+               : silence_in(origins_.find(origin)->second.head, known->heard, known->state, now);
+}
+
+std::optional<std::string_view> Freshness::silence_of_value(const std::string& origin,
+                                                            const std::string& poll, Mono sent,
+                                                            Now now) const {
+    const Poll* known = known_poll(origin, poll);
+    return silence_in(sent, sent, known == nullptr ? PollState{} : known->state, now);
 }
 
 std::vector<Change> Freshness::on_tick(Now now) {
@@ -190,12 +189,18 @@ std::optional<Mono> Freshness::deadline() const {
 }
 
 const PollState* Freshness::find(const std::string& origin, const std::string& poll) const {
+    const Poll* known = known_poll(origin, poll);
+    return known == nullptr ? nullptr : &known->state;
+}
+
+const Freshness::Poll* Freshness::known_poll(const std::string& origin,
+                                             const std::string& poll) const {
     const auto owner = origins_.find(origin);
     if (owner == origins_.end()) {
         return nullptr;
     }
     const auto found = owner->second.polls.find(poll);
-    return found == owner->second.polls.end() ? nullptr : &found->second.state;
+    return found == owner->second.polls.end() ? nullptr : &found->second;
 }
 
 std::vector<PollState> Freshness::of_origin(const std::string& origin) const {

@@ -61,10 +61,15 @@ class Freshness {
     std::optional<Change> on_report(const std::string& origin, const Report& report,
                                     std::uint64_t seq, Mono sent, Now now);
     void on_head(const std::string& origin, Mono sent, Now now);
-    /// Why what was sent of this poll then is not live now; nothing where it may be.
-    [[nodiscard]] std::optional<std::string_view> overtaken_by(const std::string& origin,
-                                                               const std::string& poll, Mono sent,
-                                                               Now now) const;
+    /// The silence that is complete now, whether or not on_tick() has told of it.
+    [[nodiscard]] std::optional<std::string_view> silence_now(const std::string& origin,
+                                                              const std::string& poll,
+                                                              Now now) const;
+    /// Why a value that was sent then is not live when it arrives: whatever was heard of its poll
+    /// since, it says nothing of now.
+    [[nodiscard]] std::optional<std::string_view> silence_of_value(const std::string& origin,
+                                                                   const std::string& poll,
+                                                                   Mono sent, Now now) const;
     std::vector<Change> on_tick(Now now);
     /// When the next silence would be complete.
     [[nodiscard]] std::optional<Mono> deadline() const;
@@ -84,6 +89,7 @@ class Freshness {
     };
 
     Origin& origin_of(const std::string& name, Now now);
+    [[nodiscard]] const Poll* known_poll(const std::string& origin, const std::string& poll) const;
     static Poll* poll_of(Origin& origin, const std::string& origin_name, const std::string& poll,
                          Now now);
     static void heard(Origin& origin, Poll& poll, Mono sent);

@@ -510,6 +510,29 @@ TEST_F(BrokerTest, AValueThatWasOnItsWayForLongerThanASilenceMayLastIsNotCalledL
     EXPECT_THAT(world.seen(), testing::Contains("transition jobs live seq6 pos6"));
 }
 
+TEST_F(BrokerTest, ALateValueIsNotLiveThoughItsProducerIsHeardAgain) {
+    Producer& nas = world.producer("nas");
+    nas.value("a", "1");
+    nas.good_report({"a"});
+    nas.slow = true;
+    nas.value("a", "2");
+    world.advance(Seconds{12});
+    world.start();  // And is introduced anew before what was on its way arrives.
+    world.advance(Seconds{2});
+    world.seen();
+    for (const auto& arrive : nas.late) {
+        arrive();
+        world.settle();
+    }
+    ASSERT_THAT(world.feed, testing::Not(IsEmpty()));
+    const auto late = std::find_if(world.feed.begin(), world.feed.end(),
+                                   [](const Message& each) { return each.kind == Kind::kValue; });
+    ASSERT_NE(late, world.feed.end());
+    EXPECT_EQ("2", text_of(*late));
+    EXPECT_EQ(Quality::kStale, late->age.quality);
+    EXPECT_EQ("PRODUCER_SILENT", late->age.reason);
+}
+
 TEST_F(BrokerTest, AfterASilenceThatItSleptThroughABrokerVouchesForNothingUntilItIsTold) {
     Producer& nas = world.producer("nas");
     nas.value("a", "1");
