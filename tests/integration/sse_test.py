@@ -202,6 +202,42 @@ def test_who_comes_back_with_an_id_gets_what_it_missed_and_nothing_twice(make_cl
     assert got == numbers[1:], "all but the one before its first connection, each once"
 
 
+def test_eventsource_comes_back_by_itself_and_has_every_event_once(make_cluster, engine, npm_folder):
+    cluster = make_cluster(engine, polls=[POLL])
+    publish = publisher(cluster)
+    publish(1)
+    process = subprocess.Popen(["node", "events.js", f"http://127.0.0.1:{cluster.edge.port}{PATH}?types=note,{POLL}"],
+                               cwd=npm_folder, stdout=subprocess.PIPE, text=True)
+    lines = []
+    reader = threading.Thread(target=lambda: lines.extend(iter(process.stdout.readline, "")))
+    reader.start()
+
+    def told(kind):
+        return [line for line in map(json.loads, list(lines)) if kind in line]
+
+    def seen():
+        return [line["message"]["data"]["n"] for line in told("message") if line["message"]["type"] == "note"
+                and line["message"]["data"]["n"] > 1]
+    try:
+        until(lambda: any(line["id"] for line in told("message")))
+        publish(2)
+        until(lambda: seen() == [2, 3])
+        cluster.edge.terminate()
+        publish(2)
+        cluster.edge.start()
+        until(lambda: len(told("open")) == 2 and 5 in seen(), timeout=20)
+        cluster.edge.kill()
+        publish(1)
+        cluster.edge.start()
+        until(lambda: len(told("open")) == 3 and 6 in seen(), timeout=20)
+        assert seen() == [2, 3, 4, 5, 6]
+        assert {"hello", "subscribed", POLL} <= {line["message"]["type"] for line in told("message")}
+    finally:
+        process.kill()
+        process.wait()
+        reader.join()
+
+
 def test_an_id_in_the_query_counts_where_there_is_no_header(cluster):
     publish = publisher(cluster)
     publish(1)
