@@ -13,7 +13,7 @@ from tokens import SECRET, token
 from ws_client import V1
 
 LIBRARIES = glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")
-pytestmark = pytest.mark.skipif(not LIBRARIES, reason="libfaketime is missing (ops/setup dev installs it)")
+pytestmark = pytest.mark.skipif(not LIBRARIES, reason="libfaketime is missing (ops/setup check installs it)")
 
 POLL = "system.status"
 HOUR, TEN_YEARS = 3600, 10 * 365 * 24 * 3600
