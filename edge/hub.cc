@@ -696,9 +696,11 @@ void Hub::on_value(const Message& message, Now now) {
     }
     if (has_listeners(message.topic, Dialect::kV1)) {
         if (Bytes made = make_value(value, Dialect::kV1, now)) {
+            const Cache::Poll* poll = cache_.find_poll(message.origin, value.poll);
             push_topic(message.topic, Dialect::kV1,
-                       {std::move(made), value.stream, value.seq, value.slot, value.final}, now,
-                       event_pos);
+                       {std::move(made), value.stream, value.seq, value.slot, value.final,
+                        poll ? poll->tick_slot : 0},
+                       now, event_pos);
         } else {
             tell_skipped(message, "too_large", now);
         }

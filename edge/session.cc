@@ -210,13 +210,16 @@ bool Session::send_data(const Outgoing& item) {
         const auto older = slots_.find(item.slot);
         if (older != slots_.end()) {
             Outgoing& place = data_[older->second - base_];
-            data_bytes_ -= place.frame->size();
-            --live_items_;
-            ++counters_.conflated;
             if (place.seq != 0) {
                 skip(*place.stream, place.seq);
             }
-            place.frame.reset();
+            give_up(place);
+            // A tick that waits would speak for a value that the client does not get before it.
+            const auto tick = slots_.find(item.tick);
+            if (item.tick != 0 && tick != slots_.end()) {
+                give_up(data_[tick->second - base_]);
+                slots_.erase(tick);
+            }
         }
     }
     const std::size_t bytes = data_bytes_ + item.frame->size();
@@ -244,12 +247,24 @@ bool Session::send_data(const Outgoing& item) {
     return true;
 }
 
+void Session::give_up(Outgoing& place) {
+    data_bytes_ -= place.frame->size();
+    --live_items_;
+    ++counters_.conflated;
+    place.frame.reset();
+}
+
 /// From now on the waiting frames can be found by their slot.
 void Session::start_conflating() {
     conflating_ = true;
     slots_.clear();
     for (std::size_t i = 0; i < data_.size(); ++i) {
         if (data_[i].frame && data_[i].slot != 0) {
+            // Of ticks the newest stays, so that all that speak for a value can be found.
+            const auto older = slots_.find(data_[i].slot);
+            if (data_[i].stream == nullptr && older != slots_.end()) {
+                give_up(data_[older->second - base_]);
+            }
             if (data_[i].last) {
                 slots_.erase(data_[i].slot);
             } else {

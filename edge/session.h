@@ -79,6 +79,7 @@ struct Outgoing {
     std::uint64_t seq = 0;   // 0: no position.
     std::uint64_t slot = 0;  // What a newer frame of the same slot makes superfluous; 0: never.
     bool last = false;       // The last of its slot: nothing may take its place.
+    std::uint64_t tick = 0;  // Of a value: the slot of the ticks that speak for it.
 };
 
 struct SendCounters {
@@ -141,6 +142,7 @@ class Session {
     using Skips = std::map<std::uint64_t, std::uint64_t>;  // from -> to, apart from each other.
 
     void start_conflating();
+    void give_up(Outgoing& place);
     void skip(const Stream& stream, std::uint64_t seq);
     void drop_front();
     void compact();

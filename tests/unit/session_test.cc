@@ -154,6 +154,20 @@ TEST_F(SessionTest, PositionsNeverGoBackAndEveryHoleIsCovered) {
     EXPECT_EQ(last, 5'000u);
 }
 
+TEST_F(SessionTest, ATickGoesWithTheValueThatItSpeaksFor) {
+    const auto value = [&](std::uint64_t seq, char letter) {
+        return session_.send_data({big(letter), &stream_, seq, 1, false, 9});
+    };
+    const auto tick = [&](char letter) { return session_.send_data({big(letter), nullptr, 0, 9}); };
+    value(1, 'a');
+    tick('1');
+    tick('2');
+    value(2, 'b');
+    tick('3');
+    value(3, 'c');  // From here on it is conflated; 'b' does not come, nor what was said of it.
+    EXPECT_EQ(sent(), "a[2-2]c");
+}
+
 TEST_F(SessionTest, EventsAreNeverConflated) {
     for (std::uint64_t seq = 1; seq <= 9; ++seq) {
         EXPECT_TRUE(push(seq, 0, static_cast<char>('a' + seq - 1)));
