@@ -205,6 +205,8 @@ void Store::load_meta() {
             epoch_ = read.text(1);
         } else if (key == "pos" && is_count(read.integer(1))) {
             pos_ = read.natural(1);  // Else the log says it.
+        } else if (key == "lost_to" && is_count(read.integer(1))) {
+            lost_to_ = read.natural(1);
         } else if (key == "clean") {
             clean_ = read.integer(1) == 1;
         } else if (key == "streams_sum") {
@@ -277,7 +279,7 @@ void Store::drop_impossible_rows() {
 /// behind them after a start that was not clean.
 void Store::check_log(Now now) {
     const std::int64_t newest = need(db_.number("SELECT max(pos) FROM log"));
-    std::uint64_t known = static_cast<std::uint64_t>(newest);
+    std::uint64_t known = std::max(static_cast<std::uint64_t>(newest), lost_to_);
     for (const auto& [name, stream] : streams_) {
         known = std::max(known, stream.record.floor_pos);
     }
@@ -294,6 +296,7 @@ void Store::check_log(Now now) {
     }
     if (lost) {
         renew_epoch("the log lacks rows that were committed");
+        need(sql_.meta.run("lost_to", pos_));  // One new epoch is enough.
     }
     need(sql_.meta.run("pos", pos_));
     if (!clean_ || repairs_.size() > before) {

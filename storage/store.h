@@ -197,6 +197,7 @@ class Store {
     std::uint64_t pos_ = 0;
     Sums sums_;
     std::string epoch_;
+    std::uint64_t lost_to_ = 0;            // Up to here the log is known to lack rows.
     bool clean_ = false;                   // What the file said when it was opened.
     std::optional<Sums> sums_at_open_;     // And of its sums; none in a file of the first schema.
     std::map<ValueName, Message> values_;  // While it loads.
