@@ -191,6 +191,21 @@ TEST_F(FreshnessTest, AReportThatWaitedAsLongAsItsPollMayBeSilentMakesNothingLiv
         freshness_.on_report("nas", report, ++seq_, now_.mono - Seconds{11}, now_).has_value());
 }
 
+TEST_F(FreshnessTest, AGoodReportThatIsSentAgainIsAsOldAsItsAnswer) {
+    Report report = made();
+    report.ok = true;
+    report.as_of = AsOf{now_.wall, now_.mono};
+    advance(Seconds{12});
+    declare();
+    head();
+    freshness_.on_report("nas", report, ++seq_, now_.mono, now_);
+    EXPECT_EQ(Quality::kStale, age().quality);
+    EXPECT_EQ("POLL_SILENT", age().reason);
+    EXPECT_EQ(report.as_of->mono, age().as_of->mono);
+    ASSERT_TRUE(good());
+    EXPECT_EQ(Quality::kLive, age().quality);
+}
+
 TEST_F(FreshnessTest, TheDeadlineIsTheNextSilence) {
     EXPECT_FALSE(freshness_.deadline());
     declare();
