@@ -105,8 +105,8 @@ class Server {
     using Respond = std::function<void(Response)>;
     /// Called for each request; `respond` is to be called once, then or later, on the loop.
     using Handler = std::function<void(const Request&, Respond respond)>;
-    /// Called for each request with `Upgrade: websocket` and those of ServerOptions::streams, before
-    /// Handler; true: the connection was taken over.
+    /// Called for each request with `Upgrade: websocket` and those of ServerOptions::streams,
+    /// before Handler; true: the connection was taken over.
     using UpgradeHandler = std::function<bool(Upgrade&)>;
 
     Server(Loop& loop, ServerOptions options, Handler handler, UpgradeHandler upgrade = nullptr);

@@ -37,6 +37,20 @@ TEST(OutboxTest, ShortWritesGoOnWhereTheyStopped) {
     EXPECT_EQ(outbox.bytes(), 0u);
 }
 
+TEST(OutboxTest, OfAFrameItsTextAloneMayBeSent) {
+    Outbox outbox;
+    outbox.append(bytes("id: 1\ndata: "));
+    outbox.append(bytes("\x88\x01whole text"), 2);  // What is before it is none of the bytes.
+    outbox.append(bytes("gone"), 4);
+    EXPECT_EQ(outbox.bytes(), 22u);
+    std::string out = send(outbox, 14);
+    EXPECT_EQ(outbox.sent(), 14u);
+    out += send(outbox, 100);
+    EXPECT_EQ(out, "id: 1\ndata: whole text");
+    EXPECT_TRUE(outbox.empty());
+    EXPECT_TRUE(outbox.append(bytes("goes on")));
+}
+
 TEST(OutboxTest, AControlFrameFallsBetweenWholeFrames) {
     Outbox outbox;
     outbox.append(bytes("data1"));
