@@ -264,6 +264,29 @@ TEST_F(ResumeTest, ACrowdCostsTheBrokerAtMostThePagesOfItsLogTwice) {
     EXPECT_LE(hub_->counters().encodes, 3'000u + 400u) << "hello, answer, and each event twice";
 }
 
+TEST_F(ResumeTest, WhoComesBehindTheScanWaitsForItsNextRoundAndHoldsNobodyUp) {
+    page_rows_ = 1;
+    for (int i = 0; i < 200; ++i) {  // More than the window holds.
+        log_event();
+    }
+    join();
+    std::vector<Session*> sessions;
+    for (int i = 0; i < 240; ++i) {
+        if (i % 10 == 0) {
+            sessions.push_back(&open());
+            resume(*sessions.back(), 100);
+        }
+        wait(Millis{1}, false);
+        serve(1);  // A page takes its time.
+    }
+    EXPECT_THAT(positions(*sessions[0]), ElementsAreArray(logged(100)));
+    wait(Millis{1'000});
+    for (std::size_t i = 1; i < sessions.size(); ++i) {
+        ASSERT_THAT(positions(*sessions[i]), ElementsAreArray(logged(100))) << i;
+    }
+    EXPECT_LE(pages_, 400u);
+}
+
 TEST_F(ResumeTest, WhatRetentionHasTakenIsToldAndTheRestIsSent) {
     for (int i = 0; i < 20; ++i) {
         log_event();
