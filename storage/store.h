@@ -39,7 +39,7 @@ inline constexpr int kRowBytesMax = 16 << 20;
 /// Rows that one trim removes at most, so that it never holds a commit up for long.
 inline constexpr int kTrimRowsMax = 1000;
 /// After a start that was not clean the newest rows are held against the chain, this many.
-inline constexpr std::uint64_t kCheckRowsMax = 200'000;
+inline constexpr std::uint64_t kCheckRowsMax = 50'000;
 /// While the disk is full, trim() keeps so much of the file free for what comes; of a small file an
 /// eighth.
 inline constexpr std::uint64_t kSpareBytesMax = 4u << 20;
