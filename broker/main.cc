@@ -209,13 +209,15 @@ class Service final : public broker::BrokerOutputs {
     }
 
     void publish(const Message& message) override {
-        node_.send(kFeed, encode(message, system_now().mono));
+        const Mono now = BootClock::now();
+        node_.send(kFeed, encode(message, now), now);
     }
 
     void reply(const std::string& peer, protocol::Any message) override {
-        Frames frames = protocol::encode(message, system_now().mono);
+        const Mono now = BootClock::now();
+        Frames frames = protocol::encode(message, now);
         frames.insert(frames.begin(), peer);
-        node_.send(kRepair, std::move(frames));
+        node_.send(kRepair, std::move(frames), now);
     }
 
     void commit(std::shared_ptr<const storage::Batch> batch) override {

@@ -609,7 +609,7 @@ void Node::stop() {
     impl_->context.close();
 }
 
-bool Node::send(std::size_t socket, Frames frames) {
+bool Node::send(std::size_t socket, Frames frames, Mono encoded) {
     const std::size_t bytes = weight(frames);
     bool was_empty = false;
     {
@@ -621,7 +621,7 @@ bool Node::send(std::size_t socket, Frames frames) {
             return false;
         }
         was_empty = impl_->outgoing.empty();
-        impl_->outgoing.push_back({socket, std::move(frames), BootClock::now()});
+        impl_->outgoing.push_back({socket, std::move(frames), encoded});
         impl_->outgoing_bytes += bytes;
     }
     if (was_empty) {

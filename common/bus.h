@@ -62,7 +62,8 @@ class Node {
     void stop();
     /// Queues a message for a socket; from any thread. False when 65,536 are waiting: it is
     /// dropped.
-    bool send(std::size_t socket, Frames frames);
+    /// `encoded`: the moment for which the ages in it are right; from then on its stay here counts.
+    bool send(std::size_t socket, Frames frames, Mono encoded = BootClock::now());
     /// Messages that send() dropped.
     [[nodiscard]] std::uint64_t dropped() const;
     /// Handshakes of keys that were not let in (binding), and those that failed otherwise.

@@ -180,13 +180,15 @@ class Program final : public Producer::Io {
 
     void publish(Message message) override {
         published_.add();
-        if (!bus_.send(kIngest, encode(message, BootClock::now()))) {
+        const Mono now = BootClock::now();
+        if (!bus_.send(kIngest, encode(message, now), now)) {
             dropped_.add();  // The broker finds the gap and asks.
         }
     }
 
     void send(protocol::Any message) override {
-        if (!bus_.send(kRepair, protocol::encode(message, BootClock::now()))) {
+        const Mono now = BootClock::now();
+        if (!bus_.send(kRepair, protocol::encode(message, now), now)) {
             dropped_.add();
         }
     }

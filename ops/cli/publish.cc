@@ -120,10 +120,12 @@ class Publisher final : private Origin::Io {
 
  private:
     void publish(Message message) override {
-        node_->send(kIngest, encode(message, system_now().mono));
+        const Mono now = BootClock::now();
+        node_->send(kIngest, encode(message, now), now);
     }
     void send(protocol::Any message) override {
-        node_->send(kRepair, protocol::encode(message, system_now().mono));
+        const Mono now = BootClock::now();
+        node_->send(kRepair, protocol::encode(message, now), now);
     }
     Result<> save_epoch(std::uint64_t epoch) override {
         const auto raised = raise_counter(epoch_file_, epoch);

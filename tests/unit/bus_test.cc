@@ -145,6 +145,17 @@ TEST_F(BusTest, AMessageSaysWhenItWasSentHoweverLongItWaited) {
     EXPECT_LE(asked[0].sent, after);
 }
 
+TEST_F(BusTest, WhatAMessageTookFromItsEncodingToTheBusCounts) {
+    std::vector<Incoming> asked;
+    const auto router =
+        started({.type = SocketType::kRouter, .endpoint = endpoint("r"), .bind = true}, &asked);
+    const auto dealer = started({.type = SocketType::kDealer, .endpoint = endpoint("r")});
+    const Mono encoded = BootClock::now() - Millis{700};
+    EXPECT_TRUE(dealer->send(0, {"hello"}, encoded));
+    run_until([&] { return asked.size() == 1; });
+    EXPECT_EQ(asked[0].sent, encoded);
+}
+
 TEST_F(BusTest, AMessageWithoutAStampCountsAsJustSent) {
     std::vector<Incoming> asked;
     const auto router =
