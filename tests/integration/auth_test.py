@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from harness import BIN, PATIENCE, Cluster, clean_environment, get, parse_metrics
+from harness import BIN, PATIENCE, Cluster, clean_environment, get, parse_metrics, until
 from tokens import SECRET, found_in_logs, token
 from ws_client import V1, Refused
 
@@ -242,8 +242,10 @@ def test_a_denied_topic_is_answered_and_a_star_gives_what_is_allowed(guarded):
 
 def test_nothing_of_a_denied_topic_is_told_when_its_quality_changes(make_cluster, engine):
     cluster = make_cluster(engine, auth_options=options(), roles={"viewer": ["storage.*"]})
-    with cluster.client(V1, headers=bearer(token("viewer"))) as client, \
-            cluster.client(V1, headers=bearer(token("viewer"))) as all_but:
+    viewer = bearer(token("viewer"))
+    until(lambda: {source["quality"] for source in get(cluster.edge.port, "/api/v1/state", headers=viewer)[2]["sources"]}
+          == {"down"}, what="a report of each poll")  # This engine has no storage.
+    with cluster.client(V1, headers=viewer) as client, cluster.client(V1, headers=viewer) as all_but:
         client.wait("hello")
         client.subscribe("*")
         all_but.subscribe("storage.update")
