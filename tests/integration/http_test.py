@@ -88,6 +88,7 @@ def test_a_proxy_that_passes_the_public_host_on_is_served_once_it_is_configured(
 
 
 def test_the_circuit_breaker_status_has_the_shape_of_the_contract(shared, port):
+    until(lambda: not get(port, "/api/v1/status/circuit-breaker")[2]["stale"], what="the breakers' first state")
     code, headers, body = get(port, "/api/v1/status/circuit-breaker")
     assert code == 200 and headers["content-type"].startswith("application/json")
     assert set(body) >= {"breakers", "stale", "as_of"}
