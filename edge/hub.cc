@@ -858,8 +858,14 @@ void Hub::step(Upstream::Lost& lost, Now now) {
     if (!stream) {
         return;
     }
-    // Where in the log it was is not known: told once more at worst.
-    const std::uint64_t event_pos = event_streams_.contains(stream) ? newest_ : 0;
+    // Where in the log it was is known of a gap's row. Else it is told where no cursor is yet: the
+    // hole has held the bookmark back.
+    const bool of_events = event_streams_.contains(stream);
+    const std::uint64_t event_pos =
+        !of_events      ? 0
+        : lost.pos != 0 ? lost.pos
+                        : std::max({newest_, bookmark_ + 1, history_.ring_start() + 1});
+    newest_ = std::max(newest_, lost.pos);
     const Bytes note = make(render_skipped(*stream, lost.range.from, lost.range.to, "lost", now));
     if (event_pos != 0) {
         history_.add({event_pos, lost.range.to, stream, note});

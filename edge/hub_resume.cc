@@ -29,7 +29,9 @@ void Hub::start_resume(Session& session, const ClientMessage& message,
                        std::vector<std::string> topics, std::vector<std::string> denied, Now now) {
     end_resumes(session, topics, contains(topics, "*"), now);
     bool room = message.cursor.has_value();
+    std::size_t entries = room ? message.cursor->seen.size() : 0;
     for (const auto& older : session.resumes) {
+        entries += older->seen->size();
         for (const std::string& topic : topics) {
             if (contains(older->topics, "*") && !contains(older->except, topic)) {
                 older->except.push_back(topic);
@@ -38,6 +40,7 @@ void Hub::start_resume(Session& session, const ClientMessage& message,
         }
         room = room && older->except.size() <= options_.subscriptions_max;
     }
+    room = room && entries <= kCursorEntriesMax;
     if (!room) {
         ++counters_.resumes.bad_cursor;
         answer_subscribe(session, message.id, topics, "bad_cursor", now, denied);
@@ -74,7 +77,7 @@ void Hub::end_resumes(Session& session, const std::vector<std::string>& topics, 
         const bool star = contains(resume->topics, "*");
         std::erase_if(resume->topics,
                       [&](const std::string& topic) { return all || contains(topics, topic); });
-        if (star && !all && contains(topics, "*") && resume->phase != Resume::Phase::kAsked) {
+        if (star && !all && contains(topics, "*")) {
             for (const std::string& left : session.subscriptions()) {
                 if (!contains(topics, left) && !resume->covers(left) &&
                     !contains(resume->except, left)) {
@@ -239,10 +242,12 @@ std::map<std::string, std::uint64_t> Hub::lost_to(const Session& session, Resume
                                                   const History::Page& page) const {
     std::map<std::string, std::uint64_t> lost;
     for (const StreamFloor& floor : page.floors) {
+        if (floor.pos <= resume.pos) {
+            continue;
+        }
         const std::pair<std::string, std::string> name{floor.topic, floor.origin};
         const auto seen = resume.seen->find(name);
-        if (floor.pos <= resume.pos || !resume.covers(floor.topic) ||
-            !session.grant->allows(floor.topic) ||
+        if (!resume.covers(floor.topic) || !session.grant->allows(floor.topic) ||
             (seen != resume.seen->end() && seen->second >= floor.pos)) {
             continue;
         }
@@ -300,14 +305,15 @@ Hub::Progress Hub::catch_up(Session& session, Resume& resume, std::size_t& turn,
         // What the log has beyond the bookmark may come from the feed as well.
         const std::uint64_t limit = page ? std::min(page->to, bookmark_) : sequence::kSeqMax;
         const auto send = [&](auto entry, auto end) {
-            for (; entry != end && entry->pos <= limit; ++entry, --turn) {
-                if (turn == 0) {
+            for (; entry != end && entry->pos <= limit; ++entry) {
+                if (turn == 0 && entry->pos != resume.pos) {  // A note goes with its event.
                     return Progress::kTurn;
                 }
                 if (!replay(session, resume, *entry, now)) {
                     return Progress::kRoom;
                 }
                 resume.pos = entry->pos;
+                turn -= turn > 0 ? 1u : 0u;
             }
             return Progress::kDone;
         };
@@ -369,8 +375,12 @@ bool Hub::withheld(const Session& session, std::string_view topic, const Stream*
     return false;
 }
 
-/// Up to where everything of its topics was queued; nullopt while it is about to be answered.
+/// Up to where everything of its topics was queued; nullopt while it is about to be answered, and
+/// once it is being closed: what came since then was dropped.
 std::optional<std::uint64_t> Hub::told_pos(const Session& session) const {
+    if (session.closing()) {
+        return std::nullopt;
+    }
     std::uint64_t pos = bookmark_;
     for (const auto& resume : session.resumes) {
         if (resume->phase == Resume::Phase::kAsked) {
@@ -559,7 +569,9 @@ void Hub::renew_history(const protocol::Snapshot& snapshot, bool same) {
 void Hub::resume_repaired(Session& session, std::uint64_t before,
                           const std::shared_ptr<const Seen>& delivered) {
     auto made = std::make_unique<Resume>();
+    bool star = false;  // What is named beside a "*" that catches up is for nobody else to repair.
     for (const auto& resume : session.resumes) {
+        star = star || contains(resume->topics, "*");
         if (resume->phase != Resume::Phase::kAsked && resume->pos > before) {
             auto seen = std::make_shared<Seen>(*resume->seen);
             for (const auto& [name, pos] : *delivered) {
@@ -575,7 +587,8 @@ void Hub::resume_repaired(Session& session, std::uint64_t before,
                                          [&](const auto& resume) { return resume->covers(topic); });
         if (covered) {
             made->except.push_back(topic);
-        } else if (topic == "*" || (!session.everything && event_topics_.contains(topic))) {
+        } else if (topic == "*" ||
+                   ((!session.everything || star) && event_topics_.contains(topic))) {
             made->topics.push_back(topic);
         }
     }

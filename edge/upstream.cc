@@ -215,7 +215,7 @@ void Upstream::act(const Name& name, Receiver::Actions actions, Output& out, Now
         if (item.value.kind == Kind::kGap) {
             const std::uint64_t to =
                 std::holds_alternative<Gap>(item.value.detail) ? item.value.gap().to : item.seq;
-            out.steps.emplace_back(Lost{name.first, name.second, {item.seq, to}});
+            out.steps.emplace_back(Lost{name.first, name.second, {item.seq, to}, item.value.pos});
             declared = std::max(declared, to);
             continue;
         }

@@ -47,6 +47,7 @@ class Upstream {
         std::string origin;
         std::string topic;
         sequence::Range range;
+        std::uint64_t pos = 0;  // Of the gap's row in the log; 0: not known.
     };
     /// What one poll is known to be, from its own report or from a head.
     struct PollUpdate {

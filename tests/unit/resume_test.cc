@@ -802,6 +802,139 @@ TEST_F(ResumeTest, GarbageIsAnswered) {
     EXPECT_EQ(hub_->counters().resumes.bad_cursor, garbage.size());
 }
 
+TEST_F(ResumeTest, AGapOfAQuietLogIsToldFromTheRing) {
+    join();
+    live_event();
+    bookmark();
+    ++seq_["alert"];  // A gap's row, as Upstream hands it over.
+    apply(Upstream::Lost{"nas", "alert", {2, 2}, ++pos_});
+    bookmark();
+    live_event();
+    bookmark();
+    Session& session = open();
+    resume(session, 101);
+    wait(Millis{10});
+    const auto messages = read(session);
+    ASSERT_EQ(messages.size(), 3u);
+    EXPECT_EQ(messages[1].at("type"), "skipped");
+    EXPECT_THAT(positions(messages), ElementsAre(103));
+}
+
+TEST_F(ResumeTest, AHoleThatNobodyCanPlaceIsToldToWhoeverWasAwayToo) {
+    join();
+    live_event();
+    bookmark();
+    ++seq_["alert"];
+    ++pos_;
+    apply(Upstream::Lost{"nas", "alert", {2, 2}});
+    bookmark();
+    Session& session = open();
+    resume(session, 101);
+    wait(Millis{10});
+    const auto messages = read(session);
+    ASSERT_EQ(messages.size(), 2u);
+    EXPECT_EQ(messages[1].at("type"), "skipped");
+}
+
+TEST_F(ResumeTest, ATurnThatEndsAtANoteLosesNoEvent) {
+    log_event();
+    for (int i = 0; i < 19'998; ++i) {
+        log_event("other");
+    }
+    log_event();  // To be lost.
+    log_event();
+    log_event();
+    std::erase_if(log_, [](const Message& m) { return m.topic == "alert" && m.seq == 2; });
+    page_rows_ = 30'000;
+    join();
+    Session& session = open();
+    resume(session, 100);
+    wait(Millis{50});
+    EXPECT_EQ(positions(session), logged(100));
+}
+
+TEST_F(ResumeTest, ATopicNamedBesideAStarThatCatchesUpMissesNothingOfWhatTheEdgeMissed) {
+    for (int i = 0; i < 3000; ++i) {
+        log_event("other", 300);
+    }
+    join();
+    live_event();
+    bookmark();
+    Session& session = open();
+    resume(session, 100, R"("*")");
+    wait(Millis{50});
+    resume(session, pos_, R"("alert")");
+    wait(Millis{5});
+    ASSERT_EQ(session.resumes.size(), 1u) << "the star's alone";
+    const std::uint64_t before = pos_;
+    log_event();  // The edge misses it, and takes a snapshot.
+    join();
+    std::vector<Object> messages;
+    const auto take = [&] {
+        for (Object& message : read(session)) {
+            messages.push_back(std::move(message));
+        }
+    };
+    for (int i = 0; i < 200; ++i) {
+        wait(Millis{20});
+        take();
+    }
+    live_event();
+    take();
+    auto got = positions(messages);
+    std::erase_if(got, [&](std::uint64_t pos) { return pos <= before; });
+    EXPECT_THAT(got, ElementsAre(before + 1, before + 2));
+}
+
+TEST_F(ResumeTest, WhoTakesAStarBackBeforeItsAnswerKeepsWhatWasNamedBefore) {
+    for (int i = 0; i < 3; ++i) {
+        log_event("other");
+    }
+    join();
+    Session& session = open();
+    say(session, R"({"type":"subscribe","data":{"types":["alert"]}})");
+    read(session);
+    resume(session, 100, R"("*")");
+    wait(Millis{10}, false);
+    live_event();
+    const std::uint64_t held = pos_;
+    say(session, R"({"type":"unsubscribe","data":{"types":["*"]}})");
+    wait(Millis{100});
+    live_event();
+    bookmark();
+    EXPECT_THAT(positions(session), ElementsAre(held, held + 1));
+}
+
+TEST_F(ResumeTest, NothingIsSaidToBeToldOnceASessionIsToBeClosed) {
+    for (int i = 0; i < 3000; ++i) {
+        log_event("alert", 300);
+    }
+    join();
+    Session& session = open();
+    resume(session, 100);
+    wait(Millis{50});
+    bookmark();
+    EXPECT_LT(hub_->told_pos(session).value(), pos_);
+    hub_->drain(clock_.now().mono, Millis{0}, clock_.now());
+    wait(Millis{30});
+    EXPECT_EQ(hub_->told_pos(session), std::nullopt);
+}
+
+TEST_F(ResumeTest, CursorsOfOneClientAreBoundedTogether) {
+    join();
+    live_event();
+    std::string seen = R"(,"topics":{)";
+    for (int i = 0; i < 600; ++i) {
+        seen += "\"t" + std::to_string(i) + "\":{\"nas\":1},";
+    }
+    seen += R"("zzz":{"nas":200}})";
+    Session& session = open();
+    resume(session, 100, R"("alert")", kEpoch, seen);
+    EXPECT_TRUE(read(session).empty()) << "this edge is not as far yet";
+    resume(session, 100, R"("other")", kEpoch, seen);
+    EXPECT_EQ(part(read(session), 0, "other").at("cause"), "bad_cursor");
+}
+
 TEST_F(ResumeTest, AHoleInTheLogIsToldAsLost) {
     for (int i = 0; i < 6; ++i) {
         log_event();
