@@ -304,7 +304,7 @@ Hub::Progress Hub::catch_up(Session& session, Resume& resume, std::size_t& turn,
         }
         // What the log has beyond the bookmark may come from the feed as well.
         const std::uint64_t limit = page ? std::min(page->to, bookmark_) : sequence::kSeqMax;
-        const auto send = [&](auto entry, auto end) {
+        const auto send = [&](auto entry, const auto& end) {
             for (; entry != end && entry->pos <= limit; ++entry) {
                 if (turn == 0 && entry->pos != resume.pos) {  // A note goes with its event.
                     return Progress::kTurn;
