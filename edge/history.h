@@ -10,7 +10,8 @@
 // other, shared by everyone who is catching up. One request is under way at a time, whatever the
 // number of clients: the scan begins at the lowest position that is wanted, goes up, and begins
 // again, a little later, for those who came behind it. So a crowd that comes back at once costs the
-// broker at most the pages of its log, twice.
+// broker at most the pages of its log, twice; whoever reads more slowly than the window moves costs
+// a page more each time that it finds it gone.
 //
 // Pure: no socket, no clock. Runs on: the loop. Bounds: kRingBytesMax, kWindowBytesMax. It knows
 // nothing of sessions: who has got what is resume.h's.
