@@ -1,11 +1,6 @@
 #include "tests/sim/network.h"
 
 namespace sigmacast::sim {
-namespace {
-
-constexpr Millis kLatest{3'000};
-
-}  // namespace
 
 void Link::send(std::shared_ptr<const Frames> frames) {
     Packet packet{std::move(frames), time_.mono()};
@@ -36,15 +31,7 @@ void Link::carry(Packet packet) {
     last_ = std::max(last_ + Micros{1}, time_.mono() + delay);
     ++under_way_;
     time_.at(last_, [this, connection = connection_, packet = std::move(packet)] {
-        if (connection < oldest_) {
-            return;
-        }
-        if (connection < connection_) {
-            time_.after(late_, [this, connection, packet] {
-                if (connection >= oldest_) {
-                    receive_(*packet.frames, packet.sent);
-                }
-            });
+        if (connection != connection_) {
             return;
         }
         --under_way_;
@@ -67,7 +54,7 @@ void Link::connect() {
 
 void Link::disconnect() {
     connected_ = false;
-    oldest_ = ++connection_;
+    ++connection_;
     under_way_ = 0;
     if (type_ == Type::kPub) {
         queue_.clear();
@@ -77,14 +64,6 @@ void Link::disconnect() {
 void Link::forget() {
     disconnect();
     queue_.clear();
-}
-
-void Link::sender_died() {
-    connected_ = false;
-    ++connection_;
-    under_way_ = 0;
-    queue_.clear();
-    late_ = time_.between(Millis{0}, kLatest);
 }
 
 void Link::cut(bool on) {

@@ -46,8 +46,7 @@ Uplink::Uplink(Timeline& time, Process& self, Process& broker, bool publishes,
              }),
       time_(time),
       self_(self),
-      broker_(broker),
-      publishes_(publishes) {}
+      broker_(broker) {}
 
 void Uplink::keep_up() {
     if (!self_.alive() || !broker_.alive() || self_.frozen() || broker_.frozen()) {
@@ -70,11 +69,7 @@ void Uplink::broke() {
 }
 
 void Uplink::self_died() {
-    if (publishes_) {
-        stream.sender_died();
-    } else {
-        stream.forget();
-    }
+    stream.forget();
     ask.forget();
     answer.forget();
 }
@@ -158,9 +153,6 @@ void ProducerNode::on_timer() {
 void ProducerNode::publish(Message message) {
     truth_.published(message, life());
     uplink.stream.send(shared(encode(message, time_.mono())));
-    if (std::exchange(dies_sending, false)) {
-        later(Micros{20}, [this] { kill(); });
-    }
 }
 
 void ProducerNode::send(protocol::Any message) {
@@ -351,9 +343,6 @@ void PublisherNode::on_timer() {
 void PublisherNode::publish(Message message) {
     truth_.published(message, life());
     uplink.stream.send(shared(encode(message, time_.mono())));
-    if (std::exchange(dies_sending, false)) {
-        later(Micros{20}, [this] { kill(); });
-    }
 }
 
 void PublisherNode::send(protocol::Any message) {

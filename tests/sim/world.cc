@@ -12,8 +12,6 @@ constexpr Millis kKeepUpEvery{60};  // Connections are tried anew.
 constexpr Millis kEngineLives{300};
 constexpr Millis kLooksEvery{200};  // At what clients believe.
 constexpr Millis kConvergesIn{14'000};
-constexpr Millis kLasts{20'000};   // A long fault.
-constexpr Millis kCanLast{6'000};  // Of the kinds that may last as long as that.
 
 class World {
  public:
@@ -124,20 +122,6 @@ class World {
             [&process] { process.thaw(); });
     }
 
-    /// Between writing a message and anything else.
-    template <class Node>
-    void add_death_while_sending(Node& node, const std::string& hop) {
-        add(
-            "kill while sending " + node.name(), {hop}, [&node] { node.dies_sending = true; },
-            [&node] {
-                node.dies_sending = false;
-                if (!node.alive()) {
-                    node.start();
-                }
-            },
-            Millis{4'000});
-    }
-
     void add_link_faults(const std::string& of, Uplink& uplink, const std::string& hop) {
         add(
             "cut stream of " + of, {hop}, [&uplink] { uplink.cut_stream(true); },
@@ -157,7 +141,7 @@ class World {
                 uplink.cut_repair(false);
             });
         add(
-            "lossy " + of, {hop, "loss " + hop},
+            "lossy " + of, {hop},
             [&uplink] {
                 uplink.stream.loss = 30;
                 uplink.ask.loss = uplink.answer.loss = 10;
@@ -198,7 +182,6 @@ class World {
         for (const auto& producer : producers_) {
             add_engine_faults(*producer);
             add_process_faults(*producer, {producer->name()});
-            add_death_while_sending(*producer, producer->name());
             add_link_faults(producer->name(), producer->uplink, producer->name());
         }
         add(
@@ -213,7 +196,6 @@ class World {
                 }
             });
         add_process_faults(*publisher_, {"producer script"});
-        add_death_while_sending(*publisher_, "producer script");
         add_link_faults("publisher", publisher_->uplink, "producer script");
         add_process_faults(*broker_, {"broker"});
         add(
@@ -287,11 +269,8 @@ class World {
             truth_.fault(hop, true);
         }
         fault.begin();
-        Millis lasts = time_.chance(50) ? time_.between(Millis{10}, fault.longest / 4)
-                                        : time_.between(Millis{10}, fault.longest);
-        if (fault.longest >= kCanLast && time_.chance(15)) {
-            lasts = time_.between(fault.longest, kLasts);
-        }
+        const Millis lasts = time_.chance(50) ? time_.between(Millis{10}, fault.longest / 4)
+                                              : time_.between(Millis{10}, fault.longest);
         time_.after(lasts, [this, &fault] { end(fault); });
     }
 
