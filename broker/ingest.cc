@@ -88,7 +88,6 @@ std::optional<Ingest::Greeting> Ingest::on_hello(const std::string& peer,
     for (auto& [topic, stream] : origin->streams) {
         stream.receiver = Receiver(1);
         stream.durable = 0;
-        stream.replaced.reset();
         moved_.erase({origin->name, topic});
         waiting_.erase({origin->name, topic});
     }
@@ -169,9 +168,7 @@ void Ingest::on_head(Origin& origin, const Message& message, Admit admit, Now no
             apply(origin, *stream, stream->receiver.on_head(newest.seq, now.mono, random_), now,
                   out);
         }
-        if (stream->kind == StreamKind::kState && stream->receiver.delivered() >= newest.seq &&
-            is_newer(message, *stream)) {
-            stream->replaced.reset();
+        if (stream->kind == StreamKind::kState && stream->receiver.delivered() >= newest.seq) {
             beat.topics.push_back(newest.topic);
         }
     }
@@ -194,9 +191,6 @@ Ingest::Actions Ingest::on_range(const std::string& peer, protocol::Range range,
         return out;
     }
     Stream& stream = known->second;
-    if (!range.superseded.empty()) {
-        stream.replaced = now.mono;
-    }
     sequence::RangeReply<Message> reply{range.range, {}, std::move(range.superseded)};
     for (Message& item : range.items) {
         const StreamKind kind = kind_of(item);
@@ -332,18 +326,11 @@ void Ingest::note_lost(const Origin& origin, const Stream& stream, sequence::Ran
 
 // ---- Reports wait for the values that they confirm ----
 
-bool Ingest::is_due(Origin& origin, const Message& message) {
-    const std::vector<Mark>& after = message.report().after;
-    return std::all_of(after.begin(), after.end(), [&](const Mark& mark) {
+bool Ingest::is_due(Origin& origin, const Report& report) {
+    return std::all_of(report.after.begin(), report.after.end(), [&](const Mark& mark) {
         const auto stream = origin.streams.find(mark.topic);
-        return stream != origin.streams.end() && stream->second.receiver.delivered() >= mark.seq &&
-               is_newer(message, stream->second);
+        return stream != origin.streams.end() && stream->second.receiver.delivered() >= mark.seq;
     });
-}
-
-/// Whether it was made after all newer values that a repair has left for later: then it names them.
-bool Ingest::is_newer(const Message& message, const Stream& stream) {
-    return !stream.replaced || (message.age.as_of && message.age.as_of->mono > *stream.replaced);
 }
 
 /// A mark is news of a position, as a head is: what is missing is asked for at once.
@@ -364,7 +351,7 @@ void Ingest::heed_marks(Origin& origin, Admit admit, Now now, Actions& out) {
 
 void Ingest::release_reports(Origin& origin, Actions& out) {
     for (auto held = origin.held.begin(); held != origin.held.end();) {
-        if (is_due(origin, held->second)) {
+        if (is_due(origin, held->second.report())) {
             out.deliver.push_back(std::move(held->second));
             held = origin.held.erase(held);
         } else {

@@ -26,7 +26,6 @@
 #include "common/message.h"
 #include "common/protocol.h"
 #include "common/sequence.h"
-#include "common/time.h"
 #include "storage/records.h"
 
 namespace sigmacast::broker {
@@ -114,9 +113,6 @@ class Ingest {
         std::uint64_t durable = 0;
         std::uint64_t heard = 0;  // Origin::heard at the end of the last round of tries.
         int rounds = 0;           // In vain, for the present hole.
-        // When positions were passed over for newer values, which may not be here yet. Until a head
-        // or report that was made after that has all it names, nothing older vouches for the topic.
-        std::optional<Mono> replaced;
     };
     struct Origin {
         std::string name;
@@ -142,8 +138,7 @@ class Ingest {
                    Actions& out);
     void release_reports(Origin& origin, Actions& out);
     void heed_marks(Origin& origin, Admit admit, Now now, Actions& out);
-    static bool is_due(Origin& origin, const Message& message);
-    static bool is_newer(const Message& message, const Stream& stream);
+    static bool is_due(Origin& origin, const Report& report);
 
     Random random_;
     std::map<std::string, Origin> origins_;

@@ -269,27 +269,6 @@ TEST_F(IngestTest, AReportWaitsForTheValuesThatItConfirms) {
     EXPECT_THAT(value("a", 2), ElementsAre("v2", "r1"));
 }
 
-/// Of a key the producer keeps the newest value alone. Position 1 has a newer one, which came after
-/// the report that names 1, and is not here yet: the report would vouch for the value before both.
-TEST_F(IngestTest, AReportFromBeforeANewerValueThatIsStillToComeWaitsForTheNextHead) {
-    Message early = made(Kind::kReport, "a", "poll.p", 1, 1);
-    early.age.as_of = AsOf{now_.wall, now_.mono};
-    Report confirms;
-    confirms.poll = "p";
-    confirms.after = {{"v", 1}};
-    early.detail = confirms;
-    EXPECT_THAT(send(early), IsEmpty());
-    now_.mono += Millis{10};
-    EXPECT_THAT(range("peer-a", "v", 1, 1, {}, {{1, 1}}), IsEmpty());
-    now_.mono += Millis{10};
-    Message beat = made(Kind::kHead, "a", "head", 0, 1);
-    beat.age.as_of = AsOf{now_.wall, now_.mono};
-    beat.detail = Head{0, {{"a", "v", 2}}, {}};
-    EXPECT_THAT(send(beat), IsEmpty()) << "the newer value is still to come";
-    EXPECT_THAT(value("a", 2), ElementsAre("v2"));
-    EXPECT_THAT(send(beat), ElementsAre("r1"));
-}
-
 TEST_F(IngestTest, OfTwoReportsThatWaitTheNewerIsKept) {
     value("a", 1);
     EXPECT_THAT(report(1, 2), IsEmpty());
