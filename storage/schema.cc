@@ -104,7 +104,15 @@ Error foreign(Database& db) {
             " belongs to another program: name another file in broker.database, or move this one"};
 }
 
-Error newer(const Database& db, std::int64_t version) {
+/// No Sigmacast will have so many; beyond it, and below 1, the number is damaged.
+constexpr std::int64_t kVersionMax = 1000;
+
+/// Of a file of ours whose schema this program does not know.
+Error unknown(const Database& db, std::int64_t version) {
+    if (version < 1 || version > kVersionMax) {
+        return {Errc::kCorrupt,
+                db.path() + ": the number of its schema is damaged: " + std::to_string(version)};
+    }
     return {Errc::kUnsupported,
             db.path() + " has schema " + std::to_string(version) + "; this program knows up to " +
                 std::to_string(schema_version()) + ": start the newer Sigmacast"};
@@ -152,8 +160,8 @@ Result<> check(Database& db) {
     if (identity->application != kApplicationId) {
         return foreign(db);
     }
-    if (identity->version > schema_version()) {
-        return newer(db, identity->version);
+    if (identity->version < 1 || identity->version > schema_version()) {
+        return unknown(db, identity->version);
     }
     if (identity->version < schema_version()) {
         return Error{Errc::kUnsupported, db.path() + " has the older schema " +
@@ -173,8 +181,8 @@ Result<> migrate(Database& db) {
     if (!empty && identity->application != kApplicationId) {
         return foreign(db);
     }
-    if (identity->version > schema_version()) {
-        return newer(db, identity->version);
+    if (!empty && (identity->version < 1 || identity->version > schema_version())) {
+        return unknown(db, identity->version);
     }
     for (std::int64_t version = identity->version; version < schema_version(); ++version) {
         auto transaction = Transaction::begin(db);
