@@ -121,6 +121,10 @@ std::uint64_t Statement::natural(int column) const {
     return static_cast<std::uint64_t>(integer(column));
 }
 
+bool Statement::is_text(int column) const {
+    return sqlite3_column_type(statement_.get(), column) == SQLITE_TEXT;
+}
+
 std::string_view Statement::bytes(int column) const {
     const void* data = sqlite3_column_blob(statement_.get(), column);
     const int size = sqlite3_column_bytes(statement_.get(), column);

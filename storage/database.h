@@ -61,6 +61,9 @@ class Statement {
     [[nodiscard]] std::string_view bytes(int column) const;
     [[nodiscard]] std::string text(int column) const { return std::string(bytes(column)); }
     [[nodiscard]] bool null(int column) const;
+    /// Stored as TEXT, in a column that has nothing else: a bit that says BLOB is in no checksum.
+    /// To be asked before the column is read.
+    [[nodiscard]] bool is_text(int column) const;
 
  private:
     struct Finalize {

@@ -29,9 +29,9 @@ bool Reserve::keep() {
     if (std::filesystem::file_size(path_, missing) == kReserveBytes && !missing) {
         return true;
     }
-    const auto folder = std::filesystem::absolute(path_).parent_path();
     std::error_code unknown;
-    if (std::filesystem::space(folder, unknown).available < kFreeBytesMin || unknown) {
+    const auto folder = std::filesystem::absolute(path_, unknown).parent_path();
+    if (unknown || std::filesystem::space(folder, unknown).available < kFreeBytesMin || unknown) {
         return false;
     }
     if (const auto made = write_file_durably(path_, incompressible(kReserveBytes), 0600); !made) {

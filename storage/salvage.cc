@@ -7,6 +7,7 @@
 #include <fstream>
 #include <map>
 #include <optional>
+#include <set>
 #include <system_error>
 #include <utility>
 
@@ -25,6 +26,8 @@ namespace fs = std::filesystem;
 constexpr int kHolesMax = 1000;
 /// Rows of one transaction of the new file.
 constexpr std::uint64_t kCopyRows = 5'000;
+/// Damaged databases that are kept beside the one in use.
+constexpr std::size_t kAsidesMax = 5;
 /// A write-ahead log with nothing in it has a header at most.
 constexpr std::uintmax_t kWalHeaderBytes = 32;
 
@@ -42,10 +45,31 @@ std::string ready(const std::string& path) {
     return path + ".ready";
 }
 
+[[noreturn]] void cannot_look_at(const std::string& path, const std::error_code& problem) {
+    throw Failure{{Errc::kUnavailable, "cannot look at " + path + ": " + problem.message() +
+                                           "; see to the disk and the folder's owner"}};
+}
+
+/// Only what is surely not there is gone: a look that fails must not put a database aside.
+bool exists(const std::string& path) {
+    std::error_code problem;
+    const fs::file_type type = fs::status(path, problem).type();
+    if (type == fs::file_type::none || (problem && type != fs::file_type::not_found)) {
+        cannot_look_at(path, problem);
+    }
+    return type != fs::file_type::not_found;
+}
+
 std::uintmax_t size_of(const std::string& path) {
-    std::error_code missing;
-    const std::uintmax_t size = fs::file_size(path, missing);
-    return missing ? 0 : size;
+    if (!exists(path)) {
+        return 0;
+    }
+    std::error_code problem;
+    const std::uintmax_t size = fs::file_size(path, problem);
+    if (problem) {
+        cannot_look_at(path, problem);
+    }
+    return size;
 }
 
 void remove(const std::string& path) {
@@ -64,13 +88,42 @@ void rename(const std::string& from, const std::string& to) {
     }
 }
 
+/// Each may be as large as the database was: somebody has to look at them before there are more.
+void refuse_more_than_enough(const std::string& path) {
+    const std::string prefix = fs::path(path).filename().string() + ".damaged-";
+    fs::path folder = fs::path(path).parent_path();
+    folder = folder.empty() ? "." : folder;
+    std::set<std::string> names;
+    std::error_code problem;
+    for (fs::directory_iterator entry(folder, problem), end; !problem && entry != end;
+         entry.increment(problem)) {
+        std::string name = entry->path().filename().string();
+        if (name.starts_with(prefix)) {
+            name = name.ends_with("-wal") ? name.substr(0, name.size() - 4) : name;
+            names.insert(std::move(name));
+        }
+    }
+    if (problem) {
+        cannot_look_at(folder.string(), problem);
+    }
+    if (names.size() >= kAsidesMax) {
+        throw Failure{
+            {Errc::kUnavailable,
+             path + " is damaged, and " + std::to_string(names.size()) + " damaged copies (" +
+                 path +
+                 ".damaged-*) are beside it already: see why this disk damages files, move "
+                 "the copies away, then start again"}};
+    }
+}
+
 /// x.db.damaged-20261121T101530Z
 std::string name_aside(const std::string& path, Now now) {
+    refuse_more_than_enough(path);
     std::string time = to_rfc3339(now.wall).substr(0, 19);
     std::erase_if(time, [](char c) { return c == '-' || c == ':'; });
     const std::string name = path + ".damaged-" + time + "Z";
     std::string free = name;
-    for (int i = 2; fs::exists(free) || fs::exists(free + "-wal"); ++i) {
+    for (int i = 2; exists(free) || exists(free + "-wal"); ++i) {
         free = name + "-" + std::to_string(i);
     }
     return free;
@@ -79,7 +132,7 @@ std::string name_aside(const std::string& path, Now now) {
 void put_aside(const std::string& path, const std::string& aside) {
     // The log first: whatever takes the database's place must not find the log of another.
     for (const char* part : {"-wal", ""}) {
-        if (fs::exists(path + part)) {
+        if (exists(path + part)) {
             rename(path + part, aside + part);
         }
     }
@@ -116,7 +169,7 @@ bool looks_like_ours(const std::string& path) {
         same += static_cast<unsigned char>(bytes[i]) == kHeader[i] ? 1U : 0U;
     }
     return same * 4 >= length * 3 || (bytes.size() > kMarkAt && bytes.substr(kMarkAt) == mark) ||
-           fs::exists(path + ".reserve") || size_of(path + "-wal") > kWalHeaderBytes;
+           exists(path + ".reserve") || size_of(path + "-wal") > kWalHeaderBytes;
 }
 
 std::string not_ours(const std::string& path, const std::string& why) {
@@ -136,7 +189,7 @@ bool header_is_damaged(const std::string& path) {
 void copy_with_header(const std::string& path, const std::string& copy) {
     for (const char* part : {"", "-wal"}) {
         std::error_code problem;
-        if (fs::exists(path + part)) {
+        if (exists(path + part)) {
             fs::copy_file(path + part, copy + part, fs::copy_options::overwrite_existing, problem);
         }
         if (problem) {
@@ -146,6 +199,10 @@ void copy_with_header(const std::string& path, const std::string& copy) {
     std::fstream file(copy, std::ios::binary | std::ios::in | std::ios::out);
     file.write(reinterpret_cast<const char*>(kHeader.data()),
                static_cast<std::streamsize>(kHeader.size()));
+    file.close();
+    if (!file) {
+        throw Failure{{Errc::kFull, "cannot write to " + copy}};
+    }
 }
 
 class Copy {
@@ -162,6 +219,7 @@ class Copy {
         // What cannot be read of the schema does not keep the rest from being read, nor does a file
         // that is shorter than it says.
         static_cast<void>(from_.execute("PRAGMA writable_schema=ON"));
+        look_for_chain();
         begin();
         copy_meta();
         copy_boots();
@@ -197,6 +255,22 @@ class Copy {
         std::int64_t last_crc = 0;
     };
 
+    /// A file of the first schema, which a migration could not take on, has neither the chain nor
+    /// checksums of streams and origins.
+    void look_for_chain() {
+        const auto found =
+            from_.number("SELECT count(*) FROM pragma_table_info('log') WHERE name = 'prev'");
+        if (!found) {
+            throw_unless_corrupt(found.error());
+            return;
+        }
+        const auto columns = from_.number("SELECT count(*) FROM pragma_table_info('log')");
+        chained_ = *found > 0 || !columns || *columns == 0;
+        if (!chained_) {
+            log_columns_.replace(log_columns_.find("l.prev"), 6, "NULL");
+        }
+    }
+
     void begin() { transaction_.emplace(need(Transaction::begin(to_))); }
     void commit() {
         need(transaction_->commit());
@@ -227,9 +301,12 @@ class Copy {
         ++holes_;
     }
 
-    /// A disk that fails is no damage: the next start may read more.
+    /// A disk that fails, or no memory, is no damage: the next start may read more. A row whose
+    /// size is damaged is too large for SQLite.
     static void throw_unless_corrupt(const Error& error) {
-        if (error.code == Errc::kUnavailable || error.code == Errc::kFull) {
+        const bool lacks = error.message.find("no such table") != std::string::npos ||
+                           error.message.find("no such column") != std::string::npos;
+        if (error.code != Errc::kCorrupt && error.code != Errc::kTooLarge && !lacks) {
             throw Failure{error};
         }
     }
@@ -249,11 +326,14 @@ class Copy {
     }
 
     void copy_origins() {
-        read("SELECT id, name, epoch, instance, crc FROM origins", {"id"},
+        const std::string crc = chained_ ? "crc" : "0";
+        read("SELECT id, name, epoch, instance, " + crc + " FROM origins", {"id"},
              [this](const Statement& row) {
+                 const bool text = row.is_text(1) && row.is_text(3);
                  const OriginRecord record{row.text(1), row.natural(2), row.text(3)};
                  const std::int64_t id = row.integer(0);
-                 if (origin_checksum(id, record) == row.integer(4)) {
+                 if (text && is_count(id) &&
+                     (!chained_ || origin_checksum(id, record) == row.integer(4))) {
                      add_origin(id, record);
                  } else {
                      ++damaged_;
@@ -280,11 +360,20 @@ class Copy {
     void copy_streams() {
         std::string query(kStreamRows);
         query.resize(query.find(" ORDER BY"));
+        if (!chained_) {
+            query.replace(query.find("s.head, s.crc"), 13, "0, 0");
+        }
         read(query, {"s.id"}, [this](const Statement& row) {
             Stream stream;
+            const bool text = row.is_text(1) && row.is_text(2);
             stream.record = stream_record(row);
             stream.head = row.integer(9);
-            if (stream_checksum(row.integer(0), stream.record, stream.head) != row.integer(10)) {
+            const bool possible = is_count(row.integer(0)) && is_count(row.integer(4)) &&
+                                  is_count(row.integer(7)) && is_count(row.integer(8)) &&
+                                  row.integer(3) >= 0 && row.integer(3) <= 3;
+            if (!text || !possible ||
+                (chained_ &&
+                 stream_checksum(row.integer(0), stream.record, stream.head) != row.integer(10))) {
                 ++damaged_;
                 return;
             }
@@ -345,8 +434,8 @@ class Copy {
 
     /// From `next` on; true at the end, else `next` is what could not be read.
     bool forward(std::int64_t& next) {
-        auto rows = from_.prepare("SELECT" + std::string(kLogColumns) +
-                                  "FROM log l WHERE l.pos >= ? ORDER BY l.pos");
+        auto rows =
+            from_.prepare("SELECT" + log_columns_ + "FROM log l WHERE l.pos >= ? ORDER BY l.pos");
         if (!rows) {
             throw_unless_corrupt(rows.error());
             return false;
@@ -369,6 +458,7 @@ class Copy {
     bool step_over(std::int64_t& next) {
         auto probe = from_.prepare("SELECT pos FROM log WHERE pos >= ? ORDER BY pos LIMIT 1");
         if (!probe) {
+            throw_unless_corrupt(probe.error());
             return false;
         }
         for (std::int64_t step = 1; next + step < kCountMax; step *= 2) {
@@ -384,9 +474,10 @@ class Copy {
     }
 
     void backward(std::int64_t from, std::int64_t to) {
-        auto rows = from_.prepare("SELECT" + std::string(kLogColumns) +
+        auto rows = from_.prepare("SELECT" + log_columns_ +
                                   "FROM log l WHERE l.pos >= ? AND l.pos < ? ORDER BY l.pos DESC");
         if (!rows) {
+            throw_unless_corrupt(rows.error());
             return;
         }
         rows->bind(from, to);
@@ -441,6 +532,8 @@ class Copy {
             StreamRecord& record = stream.record;
             if (stream.derived) {
                 record.seq = static_cast<std::uint64_t>(stream.last_seq);
+            }
+            if (stream.derived || !chained_) {
                 stream.head = stream.last_crc;
             }
             if (record.kind != StreamKind::kReport && stream.first_seq > 0) {
@@ -464,11 +557,13 @@ class Copy {
             need(to_.prepare("INSERT OR IGNORE INTO state VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"));
         read("SELECT stream, key, seq, pos, at_ms, boot, mono_us, header, body, crc FROM state",
              {"stream", "key"}, [&](const Statement& row) {
+                 const bool text = row.is_text(1);
                  const Stamp stamp{row.integer(4), row.integer(5), row.integer(6)};
                  const auto message = decode_row(row.bytes(7), row.bytes(8), stamp, 0, {});
                  const Stream* stream =
-                     state_checksum(row.integer(0), row.bytes(1), row.natural(2), row.natural(3),
-                                    stamp, row.bytes(7), row.bytes(8)) == row.integer(9)
+                     text && state_checksum(row.integer(0), row.bytes(1), row.natural(2),
+                                            row.natural(3), stamp, row.bytes(7),
+                                            row.bytes(8)) == row.integer(9)
                          ? stream_of(row.integer(0), message)
                          : nullptr;
                  if (stream == nullptr || !message) {
@@ -516,6 +611,8 @@ class Copy {
 
     Database& from_;
     Database& to_;
+    bool chained_ = true;
+    std::string log_columns_{kLogColumns};
     Statement origin_;
     Statement stream_;
     std::optional<Statement> insert_row_;
@@ -547,7 +644,7 @@ std::string build(const std::string& path) {
             Copy copy(*from, to);
             copy.run();
             summary = copy.summary();
-        } else if (from.error().code == Errc::kUnavailable) {
+        } else if (from.error().code != Errc::kCorrupt) {
             throw Failure{from.error()};
         }
         to.checkpoint();
@@ -565,7 +662,7 @@ std::string build(const std::string& path) {
 Result<std::vector<std::string>> begin_salvage(const std::string& path, Now now) {
     std::vector<std::string> said;
     try {
-        if (fs::exists(ready(path))) {
+        if (exists(ready(path))) {
             const std::string aside = put_in_place(path, now);
             said.push_back("a salvage that was cut off was finished: the damaged database is now " +
                            aside);
@@ -573,7 +670,7 @@ Result<std::vector<std::string>> begin_salvage(const std::string& path, Now now)
         remove(building(path));
         remove(path + ".source");
         const std::uintmax_t size = size_of(path);
-        if (size > 0 && size < kPageBytes && !fs::exists(path + "-journal")) {
+        if (size > 0 && size < kPageBytes && !exists(path + "-journal")) {
             if (!looks_like_ours(path)) {
                 return Error{Errc::kCorrupt, not_ours(path, "it is too short")};
             }
@@ -586,10 +683,10 @@ Result<std::vector<std::string>> begin_salvage(const std::string& path, Now now)
             const std::string aside = name_aside(path, now);
             put_aside(path, aside);
             need(sync_folder_of(path));
-            said.push_back("the database is " + std::string(fs::exists(aside) ? "empty" : "gone") +
+            said.push_back("the database is " + std::string(exists(aside) ? "empty" : "gone") +
                            ", though its write-ahead log is not; what there was is now " + aside +
                            "*, and a new log begins");
-        } else if (size == 0 && fs::exists(path + ".reserve")) {
+        } else if (size == 0 && exists(path + ".reserve")) {
             said.push_back("the database is empty or gone, though it was in use: a new log begins");
         }
         return said;
@@ -599,10 +696,11 @@ Result<std::vector<std::string>> begin_salvage(const std::string& path, Now now)
 }
 
 Result<std::vector<std::string>> salvage(const std::string& path, Now now, const std::string& why) {
-    if (!looks_like_ours(path)) {
-        return Error{Errc::kCorrupt, not_ours(path, why)};
-    }
     try {
+        if (!looks_like_ours(path)) {
+            return Error{Errc::kCorrupt, not_ours(path, why)};
+        }
+        refuse_more_than_enough(path);
         const std::string summary = build(path);
         const std::string aside = put_in_place(path, now);
         return std::vector<std::string>{
@@ -610,6 +708,8 @@ Result<std::vector<std::string>> salvage(const std::string& path, Now now, const
                 "; nothing was deleted, it may be removed once nobody wants to look at it",
             "a new log with a new epoch begins with what could be read: " + summary};
     } catch (const Failure& failure) {
+        remove(building(path));
+        remove(path + ".source");
         return failure.error.within(path + " is damaged (" + why +
                                     "), and what it holds could not be saved: make room and see "
                                     "that the folder can be written, or move the file away");
@@ -623,7 +723,7 @@ void suspect(const std::string& path) {
 }
 
 bool is_suspect(const std::string& path) {
-    return fs::exists(path + ".suspect");
+    return exists(path + ".suspect");
 }
 
 void forget_suspicion(const std::string& path) {
