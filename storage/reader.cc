@@ -244,12 +244,13 @@ Result<std::vector<LogEntry>> LogReader::state(Now now) {
         return select.error();
     }
     return collect<LogEntry>(*select, [&](auto& entries) {
+        const bool text = select->is_text(9);
         const Stamp stamp{select->integer(2), select->integer(3), select->integer(4)};
         const std::int64_t sum =
             state_checksum(select->integer(8), select->bytes(9), select->natural(1),
                            select->natural(0), stamp, select->bytes(5), select->bytes(6));
         auto message = decode_row(select->bytes(5), select->bytes(6), stamp, *current, now);
-        if (message && sum == select->integer(7)) {
+        if (text && message && sum == select->integer(7)) {
             message->pos = select->natural(0);
             message->seq = select->natural(1);
             entries.push_back({Wall{Millis{stamp.at_ms}}, std::move(*message)});

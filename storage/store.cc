@@ -13,8 +13,8 @@
 namespace sigmacast::storage {
 namespace {
 
-/// Rows that the start-up check reads back at most, for each stream or damaged key; all of them
-/// where rows of the state are gone.
+/// Rows that the start-up check reads back at most, for each stream; all of them where rows of the
+/// state are gone or damaged.
 constexpr std::int64_t kReplayRowsMax = 10'000;
 /// More repairs than these are counted only.
 constexpr std::size_t kRepairsMax = 100;
@@ -149,13 +149,15 @@ Result<std::unique_ptr<Store>> Store::try_open(const std::string& path, Now now,
     try {
         Database db = need(Database::open(path, Database::Mode::kWrite));
         need(migrate(db));
-        if (is_suspect(path)) {
+        const bool doubtful = is_suspect(path);
+        if (doubtful) {
             need(db.check());
         }
         db.limit_row_bytes(kRowBytesMax);
         Statements statements = prepare(db);
         const std::int64_t boot_row = boot_of(db, boot);
         std::unique_ptr<Store> store(new Store(std::move(db), std::move(statements), boot_row));
+        store->doubtful_ = doubtful;
         Transaction transaction = need(Transaction::begin(store->db_));
         store->load(now);
         if (repairs == Repairs::kRefuse && !store->repairs_.empty()) {
@@ -235,9 +237,10 @@ void Store::load_streams() {
     Statement origins =
         need(db_.prepare("SELECT id, name, epoch, instance, crc FROM origins ORDER BY id"));
     while (need(origins.step())) {
+        const bool text = origins.is_text(1) && origins.is_text(3);
         OriginRecord record{origins.text(1), origins.natural(2), origins.text(3)};
         const Origin origin{origins.integer(0), origins.integer(4)};
-        if (origin_checksum(origin.id, record) != origin.crc || !is_count(origin.id)) {
+        if (!text || origin_checksum(origin.id, record) != origin.crc || !is_count(origin.id)) {
             throw damaged("the row of an origin is damaged");
         }
         sums_.streams += as_sum(origin.crc);
@@ -247,9 +250,10 @@ void Store::load_streams() {
     }
     Statement streams = need(db_.prepare(kStreamRows));
     while (need(streams.step())) {
+        const bool text = streams.is_text(2);
         Stream stream{streams.integer(0), true, stream_record(streams), streams.integer(9),
                       streams.integer(10)};
-        if (stream_checksum(stream.id, stream.record, stream.head) != stream.crc ||
+        if (!text || stream_checksum(stream.id, stream.record, stream.head) != stream.crc ||
             !is_count(stream.id) || !is_count(streams.integer(4))) {
             throw damaged("the row of a stream is damaged");
         }
@@ -299,37 +303,51 @@ void Store::check_log(Now now) {
         need(sql_.meta.run("lost_to", pos_));  // One new epoch is enough.
     }
     need(sql_.meta.run("pos", pos_));
-    if (!clean_ || repairs_.size() > before) {
-        check_chain(pos_ > kCheckRowsMax ? pos_ - kCheckRowsMax : 0);
+    if (doubtful_ || !clean_ || repairs_.size() > before) {
+        check_chain(doubtful_ || pos_ <= kCheckRowsMax ? 0 : pos_ - kCheckRowsMax);
     }
+}
+
+/// The newest row of a stream, as the index finds it.
+Store::Tail Store::read_tail(const Stream& stream) {
+    Statement last = need(db_.prepare("SELECT" + std::string(kLogColumns) +
+                                      "FROM log l WHERE l.stream = ? ORDER BY l.seq DESC LIMIT 1"));
+    Tail tail{.seq = stream.record.floor_seq, .crc = stream.head};
+    last.bind(stream.id);
+    if (need(last.step())) {
+        const LogRow row = log_row(last);
+        tail.seq = std::max(tail.seq, static_cast<std::uint64_t>(row.seq));
+        tail.crc = row.crc;
+        tail.pos = row.pos;
+        tail.intact = row.intact();
+    }
+    return tail;
 }
 
 /// Where the newest rows are gone, a gap stands for them from now on.
 void Store::check_tail(Stream& stream, Now now) {
-    Statement last = need(db_.prepare("SELECT" + std::string(kLogColumns) +
-                                      "FROM log l WHERE l.stream = ? ORDER BY l.seq DESC LIMIT 1"));
     StreamRecord& record = stream.record;
-    std::uint64_t seq = record.floor_seq;
-    last.bind(stream.id);
-    std::int64_t pos = 0;
-    std::int64_t crc = stream.head;
-    if (need(last.step())) {
-        const LogRow row = log_row(last);
-        seq = std::max(seq, static_cast<std::uint64_t>(row.seq));
-        crc = row.crc;
-        pos = row.pos;
+    Tail tail = read_tail(stream);
+    const auto expected = [&] {
+        return tail.seq == record.seq && (tail.crc == stream.head || tail.crc == kDisowned);
+    };
+    if (!expected() && reindex_once()) {
+        const Tail before = std::exchange(tail, read_tail(stream));
+        if (tail.seq != before.seq || tail.pos != before.pos || tail.intact != before.intact) {
+            repaired("the index of the log was made anew: it was wrong about a newest row");
+        }
     }
-    last.rewind();
+    const std::uint64_t seq = tail.seq;
     const std::string name = "stream " + record.origin + "/" + record.topic;
     Changes changes = begin_changes();
     if (seq > record.seq) {
-        if (!is_count(static_cast<std::int64_t>(seq))) {
+        if (!is_count(static_cast<std::int64_t>(seq)) || !tail.intact) {
             throw Failure{{Errc::kCorrupt, db_.path() + ": " + name + " has an impossible row"}};
         }
         repaired(name + " said seq " + std::to_string(record.seq) + ", the log has " +
                  std::to_string(seq));
         record.seq = seq;
-        stream.head = crc;
+        stream.head = tail.crc;
         write_stream(stream, changes);
     } else if (seq < record.seq) {
         repaired(name + " said seq " + std::to_string(record.seq) + ", the log has " +
@@ -344,9 +362,9 @@ void Store::check_tail(Stream& stream, Now now) {
         gap.detail = Gap{gap.seq, "the log lost it"};
         write_row(gap, stream, make_stamp(now, boot_), now.mono);
         write_stream(stream, changes);
-    } else if (crc != stream.head && crc != kDisowned) {
+    } else if (!expected()) {
         need(db_.execute("UPDATE log SET crc = " + std::to_string(kDisowned) +
-                         " WHERE pos = " + std::to_string(pos)));
+                         " WHERE pos = " + std::to_string(tail.pos)));
         repaired(name + ": its newest row is not the one that was committed; it is a gap now");
     }
     sums_ = changes.sums;
@@ -355,27 +373,31 @@ void Store::check_tail(Stream& stream, Now now) {
 /// True: nothing is wrong with the rows from `from_pos` on.
 bool Store::check_chain(std::uint64_t from_pos) {
     bool right = true;
-    bool reindexed = false;
     for (const auto& [name, stream] : streams_) {
-        if (check_chain_of(stream, from_pos, reindexed)) {
-            continue;
-        }
-        right = false;
-        reindexed = true;
+        right = check_chain_of(stream, from_pos) && right;
     }
     return right;
 }
 
-bool Store::check_chain_of(const Stream& stream, std::uint64_t from_pos, bool reindexed) {
+/// Before rows are called lost or damaged: it may be the index that lacks them, or has others in
+/// their places. False: it was done already.
+bool Store::reindex_once() {
+    if (std::exchange(reindexed_, true)) {
+        return false;
+    }
+    need(db_.execute("REINDEX log_by_stream"));
+    return true;
+}
+
+bool Store::check_chain_of(const Stream& stream, std::uint64_t from_pos) {
     Findings found = walk(stream, from_pos);
-    if (found.missing > 0 && !reindexed) {
-        need(db_.execute("REINDEX log_by_stream"));  // It may be the index that lacks them.
-        const Findings again = walk(stream, from_pos);
-        if (again.missing < found.missing) {
-            repaired("the index of the log was made anew: it lacked " +
-                     std::to_string(found.missing - again.missing) + " rows");
+    if (found.count() > 0 && reindex_once()) {
+        Findings again = walk(stream, from_pos);
+        if (again.count() < found.count()) {
+            repaired("the index of the log was made anew: it was wrong about " +
+                     std::to_string(found.count() - again.count()) + " rows");
         }
-        found = again;
+        found = std::move(again);
     }
     Statement disown = need(db_.prepare("UPDATE log SET crc = ? WHERE pos = ?"));
     for (const auto* rows : {&found.damaged, &found.replaced}) {
@@ -383,7 +405,7 @@ bool Store::check_chain_of(const Stream& stream, std::uint64_t from_pos, bool re
             need(disown.run(kDisowned, pos));
         }
     }
-    if (found.missing + found.damaged.size() + found.replaced.size() == 0) {
+    if (found.count() == 0) {
         return true;
     }
     repaired("stream " + stream.record.origin + "/" + stream.record.topic + ": of the log's rows " +
@@ -433,6 +455,7 @@ Store::Findings Store::walk(const Stream& stream, std::uint64_t from_pos) {
 Result<bool> Store::check_all() {
     try {
         Transaction transaction = need(Transaction::begin(db_));
+        reindexed_ = false;
         const bool right = check_chain(0);
         need(transaction.commit());
         return right;
@@ -455,53 +478,70 @@ void Store::repaired(std::string what) {
     }
 }
 
+namespace {
+
+constexpr std::string_view kStateRows =
+    "SELECT stream, key, seq, pos, at_ms, boot, mono_us, header, body, crc FROM state";
+
+/// A row of kStateRows. Errors: kCorrupt.
+Result<Message> state_row(const Statement& row, std::int64_t boot, Now now) {
+    const bool text = row.is_text(1);
+    const Stamp stamp{row.integer(4), row.integer(5), row.integer(6)};
+    if (!text || state_checksum(row.integer(0), row.bytes(1), row.natural(2), row.natural(3), stamp,
+                                row.bytes(7), row.bytes(8)) != row.integer(9)) {
+        return Error{Errc::kCorrupt, "the row in the state is damaged"};
+    }
+    auto message = decode_row(row.bytes(7), row.bytes(8), stamp, boot, now);
+    if (message) {
+        message->seq = row.natural(2);
+        message->pos = row.natural(3);
+    }
+    return message;
+}
+
+}  // namespace
+
 void Store::load_state(Now now) {
-    Statement read = need(db_.prepare(
-        "SELECT stream, key, seq, pos, at_ms, boot, mono_us, header, body, crc FROM state"));
-    std::vector<std::pair<std::int64_t, std::string>> damaged;
+    Statement read = need(db_.prepare(kStateRows));
     while (need(read.step())) {
-        const Stamp stamp{read.integer(4), read.integer(5), read.integer(6)};
-        const bool intact =
-            state_checksum(read.integer(0), read.bytes(1), read.natural(2), read.natural(3), stamp,
-                           read.bytes(7), read.bytes(8)) == read.integer(9);
         sums_.state += as_sum(read.integer(9));
-        auto message = decode_row(read.bytes(7), read.bytes(8), stamp, boot_, now);
-        if (!intact || !message) {
-            damaged.emplace_back(read.integer(0), read.text(1));
+        auto message = state_row(read, boot_, now);
+        if (!message) {
+            damaged_values_.push_back(read.text(1));
             continue;
         }
-        message->seq = read.natural(2);
-        message->pos = read.natural(3);
         ValueName name{{message->origin, message->topic}, message->key};
-        values_.insert_or_assign(std::move(name), std::move(*message));
+        const auto [held, first] = values_.try_emplace(std::move(name), *message);
+        if (!first) {
+            damaged_values_.push_back(message->key);  // Two rows of one key: the newer one counts.
+            if (held->second.seq < message->seq) {
+                held->second = std::move(*message);
+            }
+        }
     }
-    for (const auto& [stream, key] : damaged) {
-        rebuild(stream, key, now);
+    if (!damaged_values_.empty()) {
+        keep_sound_values(now);
     }
 }
 
-/// Takes the newest intact value of the key from the log; without one the key is gone.
-void Store::rebuild(std::int64_t stream, const std::string& key, Now now) {
-    need(sql_.end_key.run(stream, key));
-    Statement read = need(
-        db_.prepare("SELECT" + std::string(kLogColumns) +
-                    "FROM log l WHERE l.stream = ? AND l.kind = 1 ORDER BY l.seq DESC LIMIT ?"));
-    read.bind(stream, kReplayRowsMax);
-    while (need(read.step())) {
-        const LogRow row = log_row(read);
-        auto message = row.message(boot_, now);
-        if (!message || message->key != key) {
-            continue;
+/// A damaged key may be out of its order, where no search finds it: the table is made anew.
+void Store::keep_sound_values(Now now) {
+    need(db_.execute("CREATE TEMP TABLE sound AS SELECT * FROM state LIMIT 0"));
+    {
+        Statement read = need(db_.prepare(kStateRows));
+        Statement keep =
+            need(db_.prepare("INSERT INTO temp.sound VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"));
+        while (need(read.step())) {
+            if (state_row(read, boot_, now)) {
+                need(keep.run(read.integer(0), read.bytes(1), read.integer(2), read.integer(3),
+                              read.integer(4), read.integer(5), read.integer(6),
+                              Blob{read.bytes(7)}, Blob{read.bytes(8)}, read.integer(9)));
+            }
         }
-        if (message->final) {
-            break;
-        }
-        repaired("a damaged value of " + message->origin + "/" + message->topic + " key '" + key +
-                 "' was rebuilt from the log");
-        restore_value(stream, std::move(*message), row.stamp, row.header, row.body);
-        return;
     }
-    repaired("a damaged value with key '" + key + "' is not in the log and was dropped");
+    need(db_.execute(
+        "DELETE FROM state; INSERT OR REPLACE INTO state SELECT * FROM temp.sound "
+        "WHERE stream IN (SELECT id FROM streams) ORDER BY seq; DROP TABLE temp.sound"));
 }
 
 void Store::restore_value(std::int64_t stream, Message message, const Stamp& stamp,
@@ -517,8 +557,9 @@ void Store::restore_value(std::int64_t stream, Message message, const Stamp& sta
 /// A commit upserts the state with the log. Where the log is nevertheless ahead, the log is right;
 /// where rows of the state are gone, all of the log is read for them.
 void Store::replay_values(Now now) {
-    const bool incomplete = sums_at_open_ && sums_at_open_->state != sums_.state;
-    if (incomplete) {
+    const bool gone = sums_at_open_ && sums_at_open_->state != sums_.state;
+    const bool incomplete = gone || !damaged_values_.empty();
+    if (gone) {
         repaired("rows of the state are gone, or are not the newest: held against the whole log");
     }
     std::map<StreamName, std::uint64_t> state_seq;
@@ -532,6 +573,9 @@ void Store::replay_values(Now now) {
         } else if (const auto from = state_seq.find(name); from != state_seq.end()) {
             replay(name, stream, from->second, now);
         }
+    }
+    for (const std::string& key : damaged_values_) {
+        repaired("a damaged value with key '" + key + "' is not in the log and was dropped");
     }
 }
 
@@ -563,8 +607,10 @@ void Store::replay(const StreamName& name, const Stream& stream, std::uint64_t f
         if (known ? held->second.seq >= found.message.seq : found.message.final) {
             continue;
         }
+        const bool damaged = std::erase(damaged_values_, key) > 0;
         repaired("the state of " + name.first + "/" + name.second + " key '" + key +
-                 "' was behind the log and was brought up to it");
+                 (damaged ? "' was damaged and was rebuilt from the log"
+                          : "' was behind the log and was brought up to it"));
         if (found.message.final) {
             need(sql_.end_key.run(stream.id, key));
             values_.erase(held);
@@ -613,6 +659,9 @@ void Store::save_sums() {
 }
 
 void Store::mark_clean() {
+    if (damaged_) {
+        return;
+    }
     static_cast<void>(sql_.meta.run("clean", std::int64_t{1}));
 }
 
@@ -876,6 +925,7 @@ Error Store::refused(Error error) {
         checkpoint();
     }
     if (error.code == Errc::kCorrupt || error.code == Errc::kConflict) {
+        damaged_ = true;
         suspect(db_.path());
     }
     return error;

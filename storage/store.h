@@ -133,6 +133,16 @@ class Store {
         std::uint64_t missing = 0;
         std::vector<std::int64_t> damaged;   // Their positions.
         std::vector<std::int64_t> replaced;  // Intact, and not the ones that were committed.
+        [[nodiscard]] std::uint64_t count() const {
+            return missing + damaged.size() + replaced.size();
+        }
+    };
+    /// The newest row of a stream, or where retention has left it.
+    struct Tail {
+        std::uint64_t seq = 0;
+        std::int64_t pos = 0;
+        std::int64_t crc = 0;
+        bool intact = true;
     };
 
     Store(Database db, Statements statements, std::int64_t boot);
@@ -146,12 +156,14 @@ class Store {
     void load_streams();
     void drop_impossible_rows();
     void check_log(Now now);
+    Tail read_tail(const Stream& stream);
     void check_tail(Stream& stream, Now now);
     bool check_chain(std::uint64_t from_pos);
-    bool check_chain_of(const Stream& stream, std::uint64_t from_pos, bool reindexed);
+    bool check_chain_of(const Stream& stream, std::uint64_t from_pos);
+    bool reindex_once();
     Findings walk(const Stream& stream, std::uint64_t from_pos);
     void load_state(Now now);
-    void rebuild(std::int64_t stream, const std::string& key, Now now);
+    void keep_sound_values(Now now);
     void replay_values(Now now);
     void replay(const StreamName& name, const Stream& stream, std::uint64_t from, Now now);
     void restore_value(std::int64_t stream, Message message, const Stamp& stamp,
@@ -199,9 +211,13 @@ class Store {
     std::string epoch_;
     std::uint64_t lost_to_ = 0;            // Up to here the log is known to lack rows.
     bool clean_ = false;                   // What the file said when it was opened.
+    bool doubtful_ = false;                // It was found damaged while it was in use.
+    bool damaged_ = false;                 // Now it was: the next start has to look.
+    bool reindexed_ = false;               // In the check that is under way.
     std::optional<Sums> sums_at_open_;     // And of its sums; none in a file of the first schema.
     std::map<ValueName, Message> values_;  // While it loads.
-    Millis clock_offset_{0};               // From Mono to the wall clock, for retention.
+    std::vector<std::string> damaged_values_;  // Their keys, as far as they can be read; likewise.
+    Millis clock_offset_{0};                   // From Mono to the wall clock, for retention.
     Loaded loaded_;
     std::vector<std::string> repairs_;
 };

@@ -4,17 +4,22 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <map>
 
 #include "common/log.h"
 #include "common/state_file.h"
 #include "storage/reader.h"
+#include "storage/rows.h"
 #include "storage/salvage.h"
 #include "temp_folder.h"
 #include "tests/unit/store_truth.h"
@@ -372,6 +377,358 @@ TEST_F(DamageTest, EveryFileIsItsOwnersAloneWhateverTheMask) {
         EXPECT_EQ(5, files) << "database, write-ahead log, its index, lock, reserve";
     }
     ::umask(mask);
+}
+
+/// A few rows whose place in the file is known, for damage that is aimed.
+class AimedDamageTest : public testing::Test {
+ protected:
+    AimedDamageTest() { open(); }
+
+    Message row(Kind kind, const std::string& topic, const std::string& key = "",
+                std::string_view data = "\x81\xa1v\x01") {
+        Message message;
+        message.kind = kind;
+        message.origin = "nas";
+        message.topic = topic;
+        message.key = key;
+        message.seq = ++seq_[topic];
+        message.pos = ++pos_;
+        message.at = now_.wall;
+        message.age.quality = Quality::kLive;
+        message.age.as_of = AsOf{now_.wall, now_.mono};
+        message.data = std::make_shared<const std::string>(data);
+        return message;
+    }
+    void commit(std::vector<Message> rows) {
+        Batch batch;
+        batch.now = now_;
+        batch.rows = std::move(rows);
+        const auto committed = store_->commit(batch);
+        ASSERT_TRUE(committed) << committed.error().message;
+    }
+    void commit_events(int count, const std::string& topic = "e") {
+        for (int i = 0; i < count; ++i) {
+            commit({row(Kind::kEvent, topic)});
+        }
+    }
+    Result<> try_open() {
+        store_.reset();
+        auto opened = Store::open(path_, now_, kBoot);
+        if (!opened) {
+            return opened.error();
+        }
+        store_ = std::move(*opened);
+        loaded_ = store_->take_loaded();
+        return {};
+    }
+    void open() {
+        const auto opened = try_open();
+        ASSERT_TRUE(opened) << opened.error().message;
+    }
+    void close() {
+        store_->mark_clean();
+        store_->checkpoint();
+        store_.reset();
+    }
+    void execute(const std::string& sql) {
+        Database db = Database::open(path_, Database::Mode::kWrite).value();
+        db.execute("PRAGMA foreign_keys=OFF").value();
+        db.execute(sql).value();
+        db.checkpoint();
+    }
+    std::int64_t number(const std::string& sql) {
+        return Database::open(path_, Database::Mode::kWrite).value().number(sql).value();
+    }
+    /// The file is closed. Where the one place that holds `old` begins.
+    std::size_t find(const std::string& file, const std::string& old) {
+        const std::size_t at = file.find(old);
+        EXPECT_NE(std::string::npos, at);
+        EXPECT_EQ(std::string::npos, file.find(old, at + 1));
+        return at;
+    }
+    void write_alone(const std::string& file) {
+        fs::remove(path_ + "-wal");
+        fs::remove(path_ + "-shm");
+        write_file(path_, file);
+    }
+    void break_page(std::int64_t page, std::string file) {
+        file.replace(static_cast<std::size_t>(page - 1) * kPageBytes, 8, std::string(8, '\xEE'));
+        write_alone(file);
+    }
+    std::map<std::string, std::uint64_t> values() {
+        std::map<std::string, std::uint64_t> found;
+        for (const Message& value : loaded_.values) {
+            found[value.key] = value.seq;
+        }
+        return found;
+    }
+    std::size_t put_aside() {
+        std::size_t found = 0;
+        for (const auto& entry : fs::directory_iterator(folder_.file(""))) {
+            const std::string name = entry.path().filename();
+            found += name.starts_with("s.db.damaged-") && !name.ends_with("-wal") ? 1U : 0U;
+        }
+        return found;
+    }
+
+    const bool quiet_ = quiet();
+    TempFolder folder_;
+    std::string path_ = folder_.file("s.db");
+    Now now_{Mono{Seconds{1000}}, Wall{Seconds{1'800'000'000}}};
+    std::map<std::string, std::uint64_t> seq_;
+    std::uint64_t pos_ = 0;
+    std::unique_ptr<Store> store_;
+    Loaded loaded_;
+};
+
+TEST_F(AimedDamageTest, ASchemaNumberThatNoFileHasIsDamageAndTheFileIsSalvaged) {
+    commit({row(Kind::kValue, "t", "a"), row(Kind::kEvent, "e")});
+    close();
+    const std::string file = read_file(path_);
+    for (const char* version : {"0", "-2147483646", "1073741826", "16777218", "-1"}) {
+        write_alone(file);
+        execute("PRAGMA user_version=" + std::string(version));
+        open();
+        EXPECT_THAT(values(), ElementsAre(testing::Pair("a", 1))) << version;
+        EXPECT_THAT(store_->repairs(), Contains(HasSubstr("2 rows of the log"))) << version;
+        store_.reset();
+        for (const auto& entry : fs::directory_iterator(folder_.file(""))) {
+            fs::remove_all(entry.path());
+        }
+    }
+}
+
+TEST_F(AimedDamageTest, AFileThatCannotBeLookedAtIsNotTakenForOneThatIsGone) {
+    commit_events(3);
+    store_.reset();
+    fs::remove(path_);
+    fs::create_symlink("s.db", path_);  // Any look at it is an error, and none of "not there".
+    write_file(path_ + "-wal", std::string(9000, 'x'));
+    const auto refused = try_open();
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(Errc::kUnavailable, refused.error().code);
+    EXPECT_EQ(0U, put_aside());
+    EXPECT_EQ(9000U, fs::file_size(path_ + "-wal"));
+}
+
+TEST_F(AimedDamageTest, ADamagedFileOfTheFirstSchemaKeepsItsLog) {
+    for (int i = 0; i < 20; ++i) {
+        commit({row(Kind::kEvent, "e"), row(Kind::kValue, "t", "k" + std::to_string(i % 5))});
+    }
+    close();
+    {
+        Database db = Database::open(path_, Database::Mode::kWrite).value();
+        Statement read = db.prepare("SELECT" + std::string(kLogColumns) + "FROM log l").value();
+        Statement write = db.prepare("UPDATE log SET crc = ?, prev = NULL WHERE pos = ?").value();
+        std::vector<std::pair<std::int64_t, std::int64_t>> sums;
+        while (read.step().value()) {
+            LogRow found = log_row(read);
+            found.prev.reset();
+            sums.emplace_back(found.checksum(), found.pos);
+        }
+        for (const auto& [crc, pos] : sums) {
+            write.run(crc, pos).value();
+        }
+    }
+    execute(
+        "ALTER TABLE log DROP COLUMN prev; ALTER TABLE streams DROP COLUMN head; "
+        "ALTER TABLE streams DROP COLUMN crc; ALTER TABLE origins DROP COLUMN crc; "
+        "DELETE FROM meta WHERE key LIKE '%_sum'; PRAGMA user_version=1");
+    break_page(number("SELECT rootpage FROM sqlite_schema WHERE name = 'log_by_stream'"),
+               read_file(path_));
+    open();
+    EXPECT_EQ(1U, put_aside());
+    EXPECT_EQ(5U, loaded_.values.size());
+    EXPECT_EQ(40U, loaded_.pos);
+    const auto range = LogReader::open(path_, kBoot).value().range("nas", "e", {1, 20}, now_);
+    ASSERT_TRUE(range);
+    ASSERT_EQ(20U, range->items.size());
+    for (const Message& item : range->items) {
+        EXPECT_EQ(Kind::kEvent, item.kind);
+    }
+    EXPECT_TRUE(store_->check_all().value());
+    commit_events(1);
+    EXPECT_TRUE(store_->check_all().value());
+}
+
+TEST_F(AimedDamageTest, ABrokenEntryOfTheIndexDisownsNoGoodRow) {
+    for (int i = 0; i < 300; ++i) {
+        commit({row(Kind::kEvent, "a"), row(Kind::kEvent, "e")});
+    }
+    close();
+    std::string file = read_file(path_);
+    // The entry of stream 2, seq 290, pos 580; a bit of its seq flips.
+    const std::size_t at = find(file, {4, 1, 2, 2, 2, 1, 0x22, 2, 0x44});
+    file[at + 5] = 0x41;
+    write_alone(file);
+    // And a row of another stream is damaged, before it is its turn.
+    execute("UPDATE meta SET value = 0 WHERE key = 'clean'");
+    {
+        Database db = Database::open(path_, Database::Mode::kWrite).value();
+        db.execute("UPDATE log SET body = x'80' WHERE pos = 501").value();
+    }
+    open();
+    EXPECT_EQ(0, store_->database()
+                     .number("SELECT count(*) FROM log WHERE stream = 2 AND crc = -1")
+                     .value());
+    EXPECT_EQ(1, store_->database().number("SELECT count(*) FROM log WHERE crc = -1").value());
+    const auto range = LogReader::open(path_, kBoot).value().range("nas", "e", {285, 300}, now_);
+    ASSERT_TRUE(range);
+    EXPECT_EQ(16U, range->items.size());
+    for (const Message& item : range->items) {
+        EXPECT_EQ(Kind::kEvent, item.kind) << item.seq;
+    }
+}
+
+TEST_F(AimedDamageTest, AValueWhoseKeyIsDamagedIsTakenFromTheLog) {
+    commit({row(Kind::kValue, "t", "aaa"), row(Kind::kValue, "t", "bbb"),
+            row(Kind::kValue, "t", "ccc")});
+    close();
+    execute("UPDATE state SET key = 'aaq' WHERE key = 'aaa'");
+    open();
+    EXPECT_THAT(values(), ElementsAre(testing::Pair("aaa", 1), testing::Pair("bbb", 2),
+                                      testing::Pair("ccc", 3)));
+    close();
+    open();
+    EXPECT_EQ(3U, values().size());
+    EXPECT_THAT(store_->repairs(), IsEmpty());
+}
+
+TEST_F(AimedDamageTest, ADamagedValueIsTakenFromTheLogHoweverOldItsRowThere) {
+    commit({row(Kind::kValue, "t", "aaa")});
+    std::vector<Message> newer;
+    for (int i = 0; i < 10'001; ++i) {
+        newer.push_back(row(Kind::kValue, "t", "bbb"));
+    }
+    commit(std::move(newer));
+    close();
+    execute("UPDATE state SET body = x'80' WHERE key = 'aaa'");
+    open();
+    EXPECT_THAT(values(), ElementsAre(testing::Pair("aaa", 1), testing::Pair("bbb", 10'002)));
+}
+
+TEST_F(AimedDamageTest, ABrokenEntryOfTheIndexDoesNotMoveItsStreamAhead) {
+    commit_events(300);
+    close();
+    const std::string epoch = loaded_.epoch;
+    std::string file = read_file(path_);
+    // Of stream 1 the entry of seq 300, pos 300; a bit of its seq flips.
+    const std::size_t at = find(file, {4, 9, 2, 2, 1, 0x2c, 1, 0x2c});
+    file[at + 4] = 0x41;
+    write_alone(file);
+    open();
+    EXPECT_EQ(300U, loaded_.streams.at(0).seq);
+    EXPECT_EQ(epoch, loaded_.epoch);
+    EXPECT_THAT(store_->repairs(), Contains(HasSubstr("the index of the log was made anew")));
+    EXPECT_TRUE(store_->check_all().value());
+}
+
+TEST_F(AimedDamageTest, AKeyThatIsNoTextAnyMoreIsDamageAndTheNewestValueWins) {
+    commit({row(Kind::kValue, "t", "aaa")});
+    close();
+    execute("UPDATE state SET key = CAST(key AS BLOB)");
+    open();
+    EXPECT_THAT(store_->repairs(), testing::Not(IsEmpty()));
+    commit({row(Kind::kValue, "t", "aaa"), row(Kind::kValue, "t", "bbb")});
+    EXPECT_EQ(2, store_->database().number("SELECT count(*) FROM state").value());
+    close();
+    execute(
+        "CREATE TABLE newer AS SELECT * FROM state WHERE key = 'aaa'; "
+        "UPDATE newer SET key = CAST(key AS BLOB), seq = 1; INSERT INTO state SELECT * FROM newer");
+    open();
+    EXPECT_THAT(values(), ElementsAre(testing::Pair("aaa", 2), testing::Pair("bbb", 3)));
+}
+
+TEST_F(AimedDamageTest, ANameThatIsNoTextAnyMoreIsDamageAndTheLogGoesOn) {
+    commit({row(Kind::kValue, "t", "aaa"), row(Kind::kEvent, "e")});
+    close();
+    const std::string file = read_file(path_);
+    for (const char* damage : {"UPDATE origins SET name = CAST(name AS BLOB)",
+                               "UPDATE streams SET topic = CAST(topic AS BLOB)"}) {
+        write_alone(file);
+        execute(damage);
+        open();
+        EXPECT_THAT(values(), ElementsAre(testing::Pair("aaa", 1))) << damage;
+        commit({row(Kind::kValue, "t", "aaa")});
+        const auto range = LogReader::open(path_, kBoot).value().range("nas", "e", {1, 1}, now_);
+        ASSERT_TRUE(range) << damage;
+        EXPECT_EQ(1U, range->items.size()) << damage;
+        store_.reset();
+        seq_["t"] = 1;
+        pos_ = 2;
+    }
+}
+
+TEST_F(AimedDamageTest, BesideFiveDamagedCopiesNoneIsAddedAndTheErrorSaysSo) {
+    commit_events(3);
+    close();
+    const std::string file = read_file(path_);
+    for (int i = 0; i < 5; ++i) {
+        write_alone(file.substr(0, 4096 + 100));
+        open();
+        store_.reset();
+        now_.wall += Seconds{1};
+    }
+    ASSERT_EQ(5U, put_aside());
+    EXPECT_TRUE(try_open()) << "what is sound starts";
+    store_.reset();
+    write_alone(file.substr(0, 4096 + 100));
+    const auto refused = try_open();
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(Errc::kUnavailable, refused.error().code);
+    EXPECT_THAT(refused.error().message, HasSubstr("s.db.damaged-"));
+    EXPECT_EQ(5U, put_aside());
+    EXPECT_EQ(file.substr(0, 4096 + 100), read_file(path_));
+}
+
+TEST_F(AimedDamageTest, ASalvageThatFindsNoRoomLeavesNoHalfMadeFiles) {
+    for (int i = 0; i < 300; ++i) {
+        commit({row(Kind::kEvent, "e", "",
+                    std::string("\x81\xa1v\xda\x0b\xb8") + std::string(3000, 'e'))});
+    }
+    close();
+    std::string file = read_file(path_);
+    file[0] = 'X';
+    write_alone(file);
+    const auto handler = ::signal(SIGXFSZ, SIG_IGN);
+    rlimit before{};
+    ::getrlimit(RLIMIT_FSIZE, &before);
+    for (const rlim_t room : {rlim_t{100'000}, static_cast<rlim_t>(file.size() - 50'000)}) {
+        rlimit small = before;
+        small.rlim_cur = room;
+        ::setrlimit(RLIMIT_FSIZE, &small);
+        const auto refused = try_open();
+        ::setrlimit(RLIMIT_FSIZE, &before);
+        EXPECT_FALSE(refused);
+        EXPECT_FALSE(fs::exists(path_ + ".salvaged")) << room;
+        EXPECT_FALSE(fs::exists(path_ + ".source")) << room;
+        EXPECT_EQ(file, read_file(path_)) << room;
+    }
+    ::signal(SIGXFSZ, handler);
+    open();
+    EXPECT_THAT(store_->repairs(), Contains(HasSubstr("300 rows of the log")));
+}
+
+TEST_F(AimedDamageTest, DamageThatWasFoundWhileRunningIsLookedForWhateverTheMarkSays) {
+    commit_events(50);
+    store_->database().execute("UPDATE log SET body = x'80' WHERE pos = 20").value();
+    close();
+    suspect(path_);
+    open();
+    EXPECT_THAT(store_->repairs(), Contains(HasSubstr("1 are damaged")));
+}
+
+TEST_F(AimedDamageTest, AStoreThatFoundDamageLeavesNoMarkOfACleanStop) {
+    commit_events(5);
+    Batch batch;
+    batch.now = now_;
+    batch.rows.push_back(row(Kind::kEvent, "e"));
+    batch.rows.back().pos = 3;  // The log has it, though nobody knows of it.
+    EXPECT_FALSE(store_->commit(batch));
+    EXPECT_TRUE(is_suspect(path_));
+    fs::remove(path_ + ".suspect");  // Were it lost, too.
+    close();
+    EXPECT_EQ(0, number("SELECT value FROM meta WHERE key = 'clean'"));
 }
 
 }  // namespace
