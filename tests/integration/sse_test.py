@@ -457,7 +457,7 @@ def test_five_hundred_streams_get_everything(make_cluster, engine):
             assert mine == list(range(mine[0], mine[0] + len(mine)))
             seqs.append(set(mine))
         assert set.intersection(*seqs)
-        assert (cluster.edge.stat()[1] - before) / 500 < 64 << 10, "bytes for each"
+        assert (cluster.edge.stat()[1] - before) / 500 < (64 << 10) * PATIENCE, "bytes for each"
     finally:
         for each in sockets:
             each.close()
