@@ -3,9 +3,9 @@
     tests/integration/drain_test.py --clients 2000      a rolling restart of three edges under so many clients
 """
 
-import contextlib
 import argparse
 import asyncio
+import contextlib
 import json
 import signal
 import tempfile
