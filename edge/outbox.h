@@ -15,9 +15,11 @@
 #include <sys/uio.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <deque>
 
 #include "common/message.h"
+#include "common/time.h"
 
 namespace sigmacast::edge {
 
@@ -58,6 +60,24 @@ class Outbox {
     std::size_t bytes_ = 0;
     std::uint64_t appended_ = 0;
     bool closed_ = false;
+};
+
+/// Whether a client takes anything of what waits for it.
+class Uptake {
+ public:
+    void start(Mono now) { took_ = now; }
+    /// For how long it has taken nothing although something waits. To be called now and then.
+    Millis stalled(const Outbox& outbox, Mono now) {
+        if (outbox.empty() || outbox.sent() != sent_) {
+            sent_ = outbox.sent();
+            took_ = now;
+        }
+        return elapsed(took_, now);
+    }
+
+ private:
+    Mono took_{};             // When it last took something, or nothing waited for it.
+    std::uint64_t sent_ = 0;  // As the outbox counts; then.
 };
 
 }  // namespace sigmacast::edge

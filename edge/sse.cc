@@ -6,15 +6,14 @@
 
 #include <algorithm>
 #include <boost/asio/buffer.hpp>
+#include <boost/asio/error.hpp>
 #include <boost/asio/post.hpp>
-#include <cerrno>
 #include <charconv>
 #include <optional>
 #include <utility>
 
 #include "common/codec.h"
 #include "edge/event_id.h"
-#include "edge/outbox.h"
 #include "edge/wire_impl.h"
 
 namespace sigmacast::edge {
@@ -71,7 +70,7 @@ class EventStream final : public Client, public std::enable_shared_from_this<Eve
         error_code ignored;
         transport_.next_layer().set_option(asio::ip::tcp::no_delay(true), ignored);
         give_up_on_dead_peers();
-        took_ = now.mono;
+        uptake_.start(now.mono);
         ++wire_.streams;
         ++wire_.counters.streams_accepted;
         if (head_only_) {
@@ -125,10 +124,7 @@ class EventStream final : public Client, public std::enable_shared_from_this<Eve
         if (!session_ || session_->closing()) {
             return;
         }
-        if (outbox_.empty() || outbox_.sent() != sent_) {
-            sent_ = outbox_.sent();
-            took_ = now.mono;
-        } else if (elapsed(took_, now.mono) > wire_.options.write_timeout) {
+        if (uptake_.stalled(outbox_, now.mono) > wire_.options.write_timeout) {
             wire_.hub.drop_slow(*session_, now);
             close_when_sent(now);
         }
@@ -198,20 +194,9 @@ class EventStream final : public Client, public std::enable_shared_from_this<Eve
     }
 
     void flush() {
-        while (!outbox_.empty() && !failed_ && !waiting_) {
-            iovec parts[Outbox::kPartsMax];
-            msghdr message{};
-            message.msg_iov = parts;
-            message.msg_iovlen = outbox_.gather(parts);
-            const ssize_t n = transport_.send(message);
-            if (n >= 0) {
-                ++wire_.counters.flushes;
-                wire_.counters.bytes += static_cast<std::uint64_t>(n);
-                outbox_.consume(static_cast<std::size_t>(n));
-            } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
-                wait();
-            } else if (errno != EINTR) {
-                abort();
+        if (!failed_ && !waiting_) {
+            if (const error_code error = send_waiting(outbox_, transport_, wire_.counters)) {
+                error == asio::error::would_block ? wait() : abort();
             }
         }
     }
@@ -290,8 +275,7 @@ class EventStream final : public Client, public std::enable_shared_from_this<Eve
     bool done_ = false;
     std::size_t ignored_ = 0;
     std::array<char, 256> scrap_;
-    Mono took_{};             // When it last took something, or nothing waited for it.
-    std::uint64_t sent_ = 0;  // As the outbox counts; then.
+    Uptake uptake_;
     std::optional<Mono> close_by_;
 };
 

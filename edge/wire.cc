@@ -101,20 +101,9 @@ class OutboxStream {
 
     /// Sends as much as the socket takes; waits for room where it takes no more.
     void flush() {
-        while (!outbox_.empty() && !failed_ && !waiting_) {
-            iovec parts[Outbox::kPartsMax];
-            msghdr message{};
-            message.msg_iov = parts;
-            message.msg_iovlen = outbox_.gather(parts);
-            const ssize_t n = transport_.send(message);
-            if (n >= 0) {
-                ++counters_.flushes;
-                counters_.bytes += static_cast<std::uint64_t>(n);
-                outbox_.consume(static_cast<std::size_t>(n));
-            } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
-                wait();
-            } else if (errno != EINTR) {
-                fail(error_code(errno, boost::system::system_category()));
+        if (!failed_ && !waiting_) {
+            if (const error_code ec = send_waiting(outbox_, transport_, counters_)) {
+                ec == asio::error::would_block ? wait() : fail(ec);
             }
         }
         complete({});
@@ -455,6 +444,26 @@ void add_answer_headers(http::Response& response, const http::Request& request,
     }
 }
 
+error_code send_waiting(Outbox& outbox, Transport& transport, WireCounters& counters) {
+    while (!outbox.empty()) {
+        iovec parts[Outbox::kPartsMax];
+        msghdr message{};
+        message.msg_iov = parts;
+        message.msg_iovlen = outbox.gather(parts);
+        const ssize_t n = transport.send(message);
+        if (n >= 0) {
+            ++counters.flushes;
+            counters.bytes += static_cast<std::uint64_t>(n);
+            outbox.consume(static_cast<std::size_t>(n));
+        } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+            return asio::error::would_block;
+        } else if (errno != EINTR) {
+            return {errno, boost::system::system_category()};
+        }
+    }
+    return {};
+}
+
 Wire::Impl::Impl(Loop& on, Hub& to, WireOptions with, Random from)
     : loop(on), hub(to), options(std::move(with)), random(std::move(from)), sweep(on, [this] {
           sweep_all();
@@ -593,10 +602,7 @@ class Connection final : public Client, public std::enable_shared_from_this<Conn
             close_when_sent(now);
             return;
         }
-        if (layer().outbox().empty() || layer().outbox().sent() != sent_) {
-            sent_ = layer().outbox().sent();
-            took_ = now.mono;
-        } else if (elapsed(took_, now.mono) > wire_.options.write_timeout) {
+        if (uptake_.stalled(layer().outbox(), now.mono) > wire_.options.write_timeout) {
             wire_.hub.drop_slow(*session_, now);
             close_when_sent(now);
             return;
@@ -630,7 +636,8 @@ class Connection final : public Client, public std::enable_shared_from_this<Conn
         if (wire_.options.before_input) {
             wire_.options.before_input(now);
         }
-        heard_ = took_ = now.mono;
+        heard_ = now.mono;
+        uptake_.start(now.mono);
         schedule_ping(now);
         session_ = &wire_.hub.open(v1_ ? Dialect::kV1 : Dialect::kLegacy, now, std::move(grant_));
         wire_.by_session.emplace(session_, this);
@@ -759,8 +766,7 @@ class Connection final : public Client, public std::enable_shared_from_this<Conn
     bool closing_ = false;
     bool done_ = false;
     Mono heard_{};
-    Mono took_{};             // When it last took something, or nothing waited for it.
-    std::uint64_t sent_ = 0;  // As the outbox counts; then.
+    Uptake uptake_;
     Mono next_ping_{};
     std::optional<Mono> close_by_;
 };

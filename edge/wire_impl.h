@@ -11,6 +11,7 @@
 
 #include "common/http_upgrade.h"
 #include "common/tally.h"
+#include "edge/outbox.h"
 #include "edge/wire.h"
 
 namespace sigmacast::edge {
@@ -33,6 +34,11 @@ class Client {
     /// Without ceremony; it leaves the registry later.
     virtual void abort() = 0;
 };
+
+/// Gives the socket what waits, as much as it takes. No error: all of it has left; would_block: the
+/// socket takes no more for now.
+boost::system::error_code send_waiting(Outbox& outbox, Transport& transport,
+                                       WireCounters& counters);
 
 struct Wire::Impl {
     Impl(Loop& on, Hub& to, WireOptions with, Random from);

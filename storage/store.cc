@@ -47,6 +47,13 @@ std::uint64_t as_sum(std::int64_t crc) {
     return static_cast<std::uint64_t>(crc);
 }
 
+/// A time as a row has it, within bounds that no clock reaches: a damaged one is not to overflow what
+/// is computed with it.
+std::int64_t possible_time(std::int64_t time) {
+    constexpr std::int64_t kMax = std::int64_t{1} << 53;
+    return std::clamp(time, -kMax, kMax);
+}
+
 std::string_view view(const Bytes& bytes) {
     return bytes ? std::string_view(*bytes) : std::string_view();
 }
@@ -961,7 +968,7 @@ void Store::load_clock(Now now) {
     };
     const auto offset = saved("clock_offset_ms");
     if (saved("clock_boot") == boot_ && offset) {
-        clock_offset_ = Millis{*offset};
+        clock_offset_ = Millis{possible_time(*offset)};
         return;
     }
     clock_offset_ =
@@ -974,10 +981,10 @@ void Store::load_clock(Now now) {
 /// been stamped by a clock that was wrong: it is at least as old as this boot.
 Millis Store::age_of(std::int64_t at_ms, std::int64_t boot, std::int64_t mono_us, Now now) const {
     if (boot == boot_) {
-        return elapsed(Mono{Micros{mono_us}}, now.mono);
+        return elapsed(Mono{Micros{possible_time(mono_us)}}, now.mono);
     }
     const Millis up = std::chrono::floor<Millis>(now.mono.time_since_epoch());
-    return std::max(up + clock_offset_ - Millis{at_ms}, up);
+    return std::max(up + clock_offset_ - Millis{possible_time(at_ms)}, up);
 }
 
 /// Rows past their age, oldest first in each stream, one slice of them.

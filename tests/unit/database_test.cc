@@ -107,8 +107,10 @@ TEST_F(DatabaseTest, AReaderRefusesANewerAndAnOlderDatabaseAndSaysWhoToStart) {
     migrate(db).value();
     db.execute("PRAGMA user_version=9").value();
     EXPECT_THAT(check(db).error().message, EndsWith("start the newer Sigmacast"));
-    db.execute("PRAGMA user_version=0").value();
+    db.execute("PRAGMA user_version=1").value();
     EXPECT_THAT(check(db).error().message, HasSubstr("start the broker once"));
+    db.execute("PRAGMA user_version=0").value();
+    EXPECT_EQ(Errc::kCorrupt, check(db).error().code) << "no file of ours has it";
 }
 
 TEST_F(DatabaseTest, ADatabaseOfAnotherProgramIsRefused) {
