@@ -807,7 +807,7 @@ std::vector<PollState> Broker::polls(Now now) const {
 void Broker::on_ask(const std::string& peer, const protocol::Ask& ask, Now now) {
     const auto stream = streams_.find({ask.origin, ask.topic});
     const std::uint64_t newest = stream == streams_.end() ? 0 : stream->second.committed;
-    protocol::Range answer{ask.id, ask.origin, ask.topic, epoch_, ask.range, {}, {}};
+    protocol::Range answer{ask.id, ask.origin, ask.topic, epoch_, ask.range, {}, 0, {}};
     answer.range.to = std::min(ask.range.to, newest);
     if (ask.range.from <= answer.range.to) {
         auto found = outputs_.read_range(ask.origin, ask.topic, answer.range, now);

@@ -88,6 +88,7 @@ std::optional<Ingest::Greeting> Ingest::on_hello(const std::string& peer,
     for (auto& [topic, stream] : origin->streams) {
         stream.receiver = Receiver(1);
         stream.durable = 0;
+        stream.replaced = 0;
         moved_.erase({origin->name, topic});
         waiting_.erase({origin->name, topic});
     }
@@ -168,7 +169,7 @@ void Ingest::on_head(Origin& origin, const Message& message, Admit admit, Now no
             apply(origin, *stream, stream->receiver.on_head(newest.seq, now.mono, random_), now,
                   out);
         }
-        if (stream->kind == StreamKind::kState && stream->receiver.delivered() >= newest.seq) {
+        if (stream->kind == StreamKind::kState && stream->is_whole(newest.seq)) {
             beat.topics.push_back(newest.topic);
         }
     }
@@ -207,7 +208,13 @@ Ingest::Actions Ingest::on_range(const std::string& peer, protocol::Range range,
         ++counts_.dropped;
         return out;
     }
+    if (!reply.superseded.empty() && range.newest <= sequence::kSeqMax) {
+        stream.replaced = std::max(stream.replaced, range.newest);
+    }
     apply(*origin, stream, stream.receiver.on_range(std::move(reply), now.mono, random_), now, out);
+    if (range.newest > 0) {
+        apply(*origin, stream, stream.receiver.on_head(range.newest, now.mono, random_), now, out);
+    }
     heed_marks(*origin, admit, now, out);
     release_reports(*origin, out);
     return out;
@@ -329,7 +336,7 @@ void Ingest::note_lost(const Origin& origin, const Stream& stream, sequence::Ran
 bool Ingest::is_due(Origin& origin, const Report& report) {
     return std::all_of(report.after.begin(), report.after.end(), [&](const Mark& mark) {
         const auto stream = origin.streams.find(mark.topic);
-        return stream != origin.streams.end() && stream->second.receiver.delivered() >= mark.seq;
+        return stream != origin.streams.end() && stream->second.is_whole(mark.seq);
     });
 }
 

@@ -13,6 +13,7 @@
 // was superseded.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -113,6 +114,12 @@ class Ingest {
         std::uint64_t durable = 0;
         std::uint64_t heard = 0;  // Origin::heard at the end of the last round of tries.
         int rounds = 0;           // In vain, for the present hole.
+        // Up to where the newer values are of keys whose values a repair has passed over: before
+        // that is here, nothing vouches for the topic, for it would for the values before both.
+        std::uint64_t replaced = 0;
+        [[nodiscard]] bool is_whole(std::uint64_t to) const {
+            return receiver.delivered() >= std::max(to, replaced);
+        }
     };
     struct Origin {
         std::string name;

@@ -187,6 +187,7 @@ void Origin::answer(const protocol::Ask& ask) {
     range.epoch = std::to_string(options_.epoch);
     range.range = reply.range;
     range.superseded = std::move(reply.superseded);
+    range.newest = reply.newest;
     for (sequence::Item<Message>& item : reply.items) {
         stamp(item.value);
         range.items.push_back(std::move(item.value));

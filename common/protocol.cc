@@ -154,6 +154,7 @@ Frames write(const Range& range, Mono now) {
                      packer.pack_uint64(superseded.from);
                      packer.pack_uint64(superseded.to);
                  });
+    writer.number("newest", range.newest);
     Frames frames = alone(std::move(writer));
     append_records(frames, range.items, now);
     return frames;
@@ -281,6 +282,7 @@ Any read_range(const Input& in) {
         const Tuple tuple(item, 2, in.reader, "superseded");
         range.superseded.push_back({tuple.number(0), tuple.number(1)});
     }
+    range.newest = in.reader.number("newest");
     Records records = read_records(in.frames, in.now);
     range.items = std::move(records.read);
     range.unreadable = records.unreadable;

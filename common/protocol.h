@@ -99,6 +99,7 @@ struct Range {
     std::string epoch;
     sequence::Range range;
     std::vector<sequence::Range> superseded;
+    std::uint64_t newest = 0;  // Position of the topic when this was made; 0: not said.
     std::vector<Message> items;
     std::uint64_t unreadable =
         0;  // Decoding: records that are not what they should be. Left out, so they count as lost.

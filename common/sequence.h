@@ -54,6 +54,7 @@ struct RangeReply {
     Range range;
     std::vector<Item<T>> items;
     std::vector<Range> superseded;
+    std::uint64_t newest = 0;  // Of the stream then: no newer value of a superseded one is beyond.
 };
 
 struct ReceiverLimits {
@@ -312,11 +313,11 @@ class Sender {
         asked.from = std::max<std::uint64_t>(asked.from, 1);
         const auto it = streams_.find(topic);
         if (it == streams_.end()) {
-            return {.range = {asked.from, 0}, .items = {}, .superseded = {}};
+            return {.range = {asked.from, 0}, .items = {}, .superseded = {}, .newest = 0};
         }
         const Stream& stream = it->second;
         asked.to = std::min(asked.to, stream.last);
-        RangeReply<T> reply{.range = asked, .items = {}, .superseded = {}};
+        RangeReply<T> reply{.range = asked, .items = {}, .superseded = {}, .newest = stream.last};
         std::size_t bytes = 0;
         std::uint64_t expected = asked.from;
         for (auto entry = stream.ring.lower_bound(asked.from);

@@ -65,13 +65,15 @@ class IngestTest : public testing::Test {
     std::vector<std::string> range(const std::string& peer, const std::string& topic,
                                    std::uint64_t from, std::uint64_t to,
                                    const std::vector<std::uint64_t>& seqs,
-                                   std::vector<sequence::Range> superseded = {}) {
+                                   std::vector<sequence::Range> superseded = {},
+                                   std::uint64_t newest = 0) {
         protocol::Range range;
         range.origin = "a";
         range.topic = topic;
         range.epoch = "1";
         range.range = {from, to};
         range.superseded = std::move(superseded);
+        range.newest = newest;
         for (const std::uint64_t seq : seqs) {
             range.items.push_back(
                 made(topic == "e" ? Kind::kEvent : Kind::kValue, "a", topic, seq, 1));
@@ -266,6 +268,21 @@ TEST_F(IngestTest, AReportWaitsForTheValuesThatItConfirms) {
     EXPECT_THAT(report(1, 2), IsEmpty());
     EXPECT_THAT(asks_, ElementsAre("peer-a:v1-2")) << "it is also news of what is missing";
     EXPECT_THAT(value("a", 1), ElementsAre("v1"));
+    EXPECT_THAT(value("a", 2), ElementsAre("v2", "r1"));
+}
+
+/// Of a key the producer keeps the newest value alone. Position 1 has a newer one, which came after
+/// the report that names 1, and is not here yet: the report would vouch for the value before both.
+TEST_F(IngestTest, AReportFromBeforeANewerValueThatIsStillToComeWaitsForIt) {
+    Message early = made(Kind::kReport, "a", "poll.p", 1, 1);
+    Report confirms;
+    confirms.poll = "p";
+    confirms.after = {{"v", 1}};
+    early.detail = confirms;
+    EXPECT_THAT(send(early), IsEmpty());
+    asks_.clear();
+    EXPECT_THAT(range("peer-a", "v", 1, 1, {}, {{1, 1}}, 2), IsEmpty());
+    EXPECT_THAT(asks_, ElementsAre("peer-a:v2-2")) << "the answer is news of the newer one";
     EXPECT_THAT(value("a", 2), ElementsAre("v2", "r1"));
 }
 

@@ -141,6 +141,7 @@ TEST(RepairMessage, ARangeArrivesWithItsRecords) {
                                  .epoch = "e",
                                  .range = {3, 9},
                                  .superseded = {{3, 4}, {6, 7}},
+                                 .newest = 11,
                                  .items = {record(5), record(8)},
                                  .unreadable = 0});
     EXPECT_EQ(got.id, 5u);
@@ -149,6 +150,7 @@ TEST(RepairMessage, ARangeArrivesWithItsRecords) {
     EXPECT_EQ(got.epoch, "e");
     EXPECT_EQ(got.range, (sequence::Range{3, 9}));
     EXPECT_THAT(got.superseded, ElementsAre(sequence::Range{3, 4}, sequence::Range{6, 7}));
+    EXPECT_EQ(got.newest, 11u);
     ASSERT_EQ(got.items.size(), 2u);
     EXPECT_EQ(got.items[1].seq, 8u);
     EXPECT_EQ(got.items[1].topic, "system.status");
