@@ -1,5 +1,6 @@
 """Each process killed, frozen and restarted: the feed goes on, positions never go back, age stays true."""
 
+import concurrent.futures
 import http.client
 import itertools
 import json
@@ -7,6 +8,8 @@ import os
 import shutil
 import threading
 import time
+
+import pytest
 
 from fault_engine import FaultEngine, ok, status
 from harness import INTERVAL, PATIENCE, get, parse_time, until
@@ -141,6 +144,30 @@ def test_a_broker_that_starts_alone_calls_everything_stale_with_the_true_as_of(m
         assert comparable(rendered.data) == comparable(last_value.data)
         assert rendered.data["error_code"]
         assert late.hello.data["pos"] >= newest.pos, "positions never go back"
+
+
+@pytest.mark.parametrize("seen", [0, 1000], ids=["before", "in the middle"])
+def test_a_broker_that_was_away_misses_none_of_twelve_thousand_events(make_cluster, engine, seen):
+    """More than a publisher has under way at once: it keeps what is not durable, and waits with the rest."""
+    cluster, count = make_cluster(engine, polls=[POLL]), 12_000
+    lines = "".join(f'{{"type": "note", "data": {{"n": {n}}}}}\n' for n in range(count))
+    with cluster.v1("note", "heartbeat") as client, concurrent.futures.ThreadPoolExecutor() as background:
+        client.wait(lambda m: m.type == "subscribed")
+        if seen == 0:
+            cluster.broker.kill()
+        publishing = background.submit(cluster.command, "publish", "--config", cluster.command_config(), "--origin", "script",
+                                       "--timeout", "60s", input=lines, timeout=90)
+        if seen:
+            client.wait(lambda m: m.type == "note" and m.data["n"] == seen, timeout=20)
+            cluster.broker.kill()
+        client.wait(lambda m: m.type == "heartbeat" and m.data["uplink"] == "down", timeout=15)
+        assert not publishing.done(), "there was more to come"
+        cluster.broker.start()
+        done = publishing.result()
+        assert done.returncode == 0, done.stderr
+        client.wait(lambda m: m.type == "note" and m.data["n"] == count - 1, timeout=20)
+        assert [m.data["n"] for m in client.of("note")] == list(range(count)), "each once, in order"
+        assert not client.of("skipped")
 
 
 def test_the_last_known_good_serves_live_again_after_everything_was_killed(make_cluster, engine):
