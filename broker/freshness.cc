@@ -131,17 +131,7 @@ std::optional<Change> Freshness::on_report(const std::string& name, const Report
     if (!report.ok && !report.keys) {
         state.report.keys = before.keys;
     }
-    Age age = judge(state, report);
-    // A good one is as old as its answer, however late it was sent again.
-    const auto silent = age.quality == Quality::kLive && age.as_of
-                            ? silent_at(age.as_of->mono, state)
-                            : std::nullopt;
-    if (silent && now.mono >= *silent) {
-        age.quality = Quality::kStale;
-        age.reason = silence_of(state);
-        age.source = "producer";
-    }
-    return settle(origin, *poll, std::move(age), now);
+    return settle(origin, *poll, judge(state, report), now);
 }
 
 void Freshness::on_head(const std::string& name, Mono sent, Now now) {
@@ -264,6 +254,15 @@ std::optional<Change> Freshness::settle(const Origin& origin, Poll& poll, Age ag
             poll.state.age.uncertain = age.uncertain;
         }
         return fail(poll.state, *silence, "producer");
+    }
+    // What is good is as old as its answer, however late it was sent again.
+    const auto silent = age.quality == Quality::kLive && age.as_of
+                            ? silent_at(age.as_of->mono, poll.state)
+                            : std::nullopt;
+    if (silent && now.mono >= *silent) {
+        age.quality = Quality::kStale;
+        age.reason = silence_of(poll.state);
+        age.source = "producer";
     }
     return set(poll.state, std::move(age));
 }

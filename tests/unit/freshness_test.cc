@@ -284,6 +284,27 @@ TEST_F(FreshnessTest, StateThatNoPollFeedsIsAsOldAsTheNewestHeadThatVouchedForIt
     EXPECT_EQ(newest.mono, freshness_.find("nas", "state:a")->age.as_of->mono);
 }
 
+/// What waited in a network that was cut reaches a broker that has just started, and has heard of
+/// nothing for less than a silence.
+TEST_F(FreshnessTest, ASignOfLifeFromBeforeARestartMakesStateThatNoPollFeedsNotLive) {
+    vouch("room.lamp");
+    const PollState known = *freshness_.find("nas", "state:room.lamp");
+    const Now then = now_;
+    advance(Seconds{10});
+    Freshness restarted;
+    EXPECT_EQ(1u, restarted.on_start({known}, now_).size());
+    const auto change =
+        restarted.vouch("nas", "room.lamp", AsOf{then.wall, then.mono}, then.mono, now_);
+    EXPECT_TRUE(!change || change->age.quality == Quality::kStale);
+    const Age& age = restarted.find("nas", "state:room.lamp")->age;
+    EXPECT_EQ(Quality::kStale, age.quality);
+    EXPECT_EQ(then.mono, age.as_of->mono);
+    const auto back =
+        restarted.vouch("nas", "room.lamp", AsOf{now_.wall, now_.mono}, now_.mono, now_);
+    ASSERT_TRUE(back);
+    EXPECT_EQ(Quality::kLive, back->age.quality);
+}
+
 TEST_F(FreshnessTest, ANewOwnerHasVouchedForNothingYet) {
     declare();
     good();
