@@ -455,8 +455,18 @@ class Chaos:
         if missing := self.acked - self.noted:
             judge.wrong("durable", "the log", f"notes were acknowledged and are not in it: {sorted(missing)[:20]}")
         if horizon:
+            await self._bookmarked(horizon)
             for watch in self.crowd.watches:
                 watch.settled(horizon)
+
+    async def _bookmarked(self, horizon):
+        """Each client that asks was told that it has all up to there: streams that an edge repairs come after the last note."""
+        end = time.monotonic() + CONVERGE * self.patience
+        asking = [client.watch for client in self.crowd.clients if client.pings]
+        while (behind := [watch for watch in asking if watch.bookmark() < horizon]) and time.monotonic() < end:
+            await asyncio.sleep(0.02)
+        for watch in behind:
+            watch.wrong("converge", f"its bookmark is {watch.bookmark()}, and the log has {horizon}")
 
     # The report -------------------------------------------------------------------------------------------------------
     def report(self):

@@ -509,6 +509,10 @@ class Watch:
                 return f"{topic} {number} (it has {self.notes.get(topic, 0)})"
         return None
 
+    def bookmark(self):
+        """The position up to which it was told that it has everything."""
+        return self.cursor[1] if self.cursor else 0
+
     def settled(self, horizon):
         """Every event of the log up to `horizon` came, or was told as lost where it was."""
         logged = self.judge.logged
