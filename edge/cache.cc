@@ -252,6 +252,11 @@ const Cache::Poll* Cache::transition(const Message& message) {
          entries && it != entries->end(); ++it) {
         if (it->second->poll == message.poll && named(message.keys, it->first)) {
             take_quality(*it->second, message.age);
+            // Clients take it from the transition, too. (A poll's own report follows at once, and
+            // knows which keys it has seen.)
+            if (is_state_poll(message.poll)) {
+                take_newer(*it->second, message.age.as_of);
+            }
         }
     }
     return poll;

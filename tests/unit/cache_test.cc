@@ -150,6 +150,22 @@ TEST_F(CacheTest, StateThatNoPollFeedsIsAsOldAsTheNewestHeadThatVouchedForIt) {
     EXPECT_EQ(cache_.find("nas", "mine", "a")->age.as_of->mono, clock_.now().mono);
 }
 
+/// The next head may never come: who asks then is to be told what was told to all.
+TEST_F(CacheTest, ATransitionOfStateThatNoPollFeedsMovesAsOfOfTheKeysThatItNames) {
+    const Mono before = clock_.now().mono;
+    for (const std::string key : {"left", "mine"}) {
+        const Make made{.topic = "t", .key = key, .poll = state_poll("t")};
+        ASSERT_TRUE(cache_.put(value(made, clock_.now())));
+    }
+    clock_.advance(Seconds{60});
+    Message told = transition({.topic = "t", .poll = state_poll("t"), .seq = 9}, live(clock_.now()),
+                              clock_.now());
+    told.keys = {"mine"};
+    cache_.transition(told);
+    EXPECT_EQ(cache_.find("nas", "t", "mine")->age.as_of->mono, clock_.now().mono);
+    EXPECT_EQ(cache_.find("nas", "t", "left")->age.as_of->mono, before);
+}
+
 TEST_F(CacheTest, KeysThatAnEarlierInstanceLeftAreStaleWithTheTimeTheyHad) {
     const Mono before = clock_.now().mono;
     for (const std::string key : {"left", "mine"}) {
