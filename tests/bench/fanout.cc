@@ -327,6 +327,9 @@ class Fanout {
     std::string next_command() {
         std::size_t end = 0;
         while ((end = commands_.find('\n')) == std::string::npos) {
+            if (ended_) {
+                std::exit(0);
+            }
             step(kSecondNs);
         }
         const std::string line = commands_.substr(0, end);
@@ -337,8 +340,10 @@ class Fanout {
     void read_commands() {
         std::array<char, 512> bytes{};
         const ssize_t got = ::read(STDIN_FILENO, bytes.data(), bytes.size());
-        if (got <= 0) {
-            std::exit(0);  // Whoever started this is gone.
+        if (got <= 0) {  // What has been said until then is still done.
+            epoll_ctl(epoll_, EPOLL_CTL_DEL, STDIN_FILENO, nullptr);
+            ended_ = true;
+            return;
         }
         commands_.append(bytes.data(), static_cast<std::size_t>(got));
     }
@@ -707,6 +712,7 @@ class Fanout {
     int epoll_ = epoll_create1(0);
     std::vector<Client> clients_;
     std::string commands_;
+    bool ended_ = false;
     std::size_t connected_ = 0;
     std::size_t failed_ = 0;
     std::size_t closed_ = 0;
