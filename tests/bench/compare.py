@@ -207,7 +207,7 @@ class Clients:
     def ask(self, command):
         self.process.stdin.write(command + "\n")
         self.process.stdin.flush()
-        line = self.process.stdout.readline()  # Its own limits end it: connecting 60 s, silence 5 s.
+        line = self.process.stdout.readline()  # Its own limits end it: connecting 60 s, silence 10 s.
         if not line:
             raise RuntimeError(self.process.stderr.read().strip() or f"the clients ended at {command}")
         return json.loads(line)

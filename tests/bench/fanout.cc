@@ -9,6 +9,7 @@
 //   --feed-fd F               an open descriptor (a socket, a pipe) that takes the events
 //   --feed lines|publish|post|nats|mqtt   and in which words: the payload, a line for `sigmacast
 //                             publish`, a POST to --feed-path, PUB of NATS, PUBLISH of MQTT
+//   --quiet S                 a run is given up when nothing has come for so long (10)
 //   --bytes B                 of each payload (of "data", where the server makes an envelope)
 //
 // It is told what to do on standard input, and answers each line with one of JSON:
@@ -20,7 +21,7 @@
 //                             that is WINDOW before it
 //   leave                     all close
 //
-// A run ends when every client has every event, or nothing has come for kQuietNs. Each client must
+// A run ends when every client has every event, or nothing has come for --quiet. Each client must
 // see each number once and in order; `gaps` counts where one did not.
 //
 // One thread, epoll, raw sockets, as little work a message as can be.
@@ -61,7 +62,6 @@ constexpr std::size_t kFeedBytesMax = 1u << 20;  // Unsent; a feed that takes no
 constexpr int kReadyMax = 64;  // Sockets read between two looks at the feed's clock.
 constexpr std::int64_t kSecondNs = 1'000'000'000;
 constexpr std::int64_t kConnectNs = 60 * kSecondNs;
-constexpr std::int64_t kQuietNs = 5 * kSecondNs;
 constexpr std::string_view kTopic = "bench";
 constexpr std::string_view kNumber = "\"bench_n\":";
 constexpr std::string_view kStamp = "\"bench_t\":";
@@ -95,6 +95,7 @@ struct Options {
     Feed feed = Feed::kLines;
     std::string feed_path = "/";
     std::size_t bytes = 288;
+    std::int64_t quiet = 10 * kSecondNs;
 };
 
 /// Counts of microseconds in buckets less than 1 % wide.
@@ -183,8 +184,9 @@ std::string mqtt_text(std::string_view text) {
 
 /// One event as the server's feed takes it.
 std::string event_text(const Options& options, std::uint64_t n, std::int64_t at) {
-    std::string data = "{" + std::string(kNumber) + std::to_string(n) + "," + std::string(kStamp) +
-                       std::to_string(at) + ",\"p\":\"";
+    std::string data = "{";
+    data.append(kNumber).append(std::to_string(n)).append(",");
+    data.append(kStamp).append(std::to_string(at)).append(R"(,"p":")");
     data.append(options.bytes > data.size() + 2 ? options.bytes - data.size() - 2 : 0, 'x');
     data += "\"}";
     switch (options.feed) {
@@ -216,7 +218,7 @@ std::string subscription(Speak speak) {
                 2, "CONNECT {\"verbose\":false,\"pedantic\":false}\r\nSUB bench 1\r\nPING\r\n");
         case Speak::kMqtt: {
             static int number = 0;
-            const std::string id = "c" + std::to_string(++number);
+            const std::string id = std::to_string(++number);
             const std::string connect =
                 mqtt_text("MQTT") + std::string("\x04\x02\x00\x00", 4) + mqtt_text(id);
             const std::string topics =
@@ -633,7 +635,7 @@ class Fanout {
             } else if (run_.complete == run_.seen.size()) {
                 break;
             }
-            if (now - std::max(run_.last_at, run_.began) > kQuietNs + run_.every) {
+            if (now - std::max(run_.last_at, run_.began) > options_.quiet + run_.every) {
                 break;
             }
             const std::int64_t next =
@@ -767,6 +769,8 @@ Options parse(int argc, char** argv) {
                                              {"mqtt", Feed::kMqtt}}});
         } else if (name == "--feed-path") {
             options.feed_path = value;
+        } else if (name == "--quiet") {
+            options.quiet = std::stoll(value) * kSecondNs;
         } else if (name == "--bytes") {
             options.bytes = std::stoul(value);
         } else {

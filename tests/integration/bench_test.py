@@ -91,7 +91,7 @@ class Faulty:
 
     def told(self, *commands):
         done = subprocess.run([str(BIN / "sigmacast-bench-fanout"), "--port", str(self.port), "--clients", "1", "--feed-fd",
-                               str(self.feed.fileno())], input="connect\n" + "\n".join(commands) + "\n", text=True,
+                               str(self.feed.fileno()), "--quiet", "2"], input="connect\n" + "\n".join(commands) + "\n", text=True,
                               capture_output=True, timeout=60 * PATIENCE, pass_fds=[self.feed.fileno()])
         self.feed.close()
         assert done.returncode == 0, done.stderr
