@@ -47,7 +47,7 @@ examples:
   tests/bench/run --quick                           about two minutes
   tests/bench/run --quick --only floor,edge --scenario A     half a minute: is this change any good?
   tests/bench/run --only floor,edge,edge@/tmp/before/bin     with the edge of another build
-  tests/bench/run --only floor,edge --scenario A --edge-set tcp_nodelay=true    with a setting of [edge]
+  tests/bench/run --only floor,edge --scenario A --edge-set 'heartbeat_interval="4s"'
 """)
     parser.add_argument("--quick", action="store_true", help="short runs: one of each peer, three pairs of the edge")
     parser.add_argument("--only", help="servers: floor,floor-coalesce,edge,edge@BIN,nchan,ws,nats,mosquitto (default: all)")
