@@ -47,8 +47,8 @@ std::uint64_t as_sum(std::int64_t crc) {
     return static_cast<std::uint64_t>(crc);
 }
 
-/// A time as a row has it, within bounds that no clock reaches: a damaged one is not to overflow what
-/// is computed with it.
+/// A time as a row has it, within bounds that no clock reaches: a damaged one is not to overflow
+/// what is computed with it.
 std::int64_t possible_time(std::int64_t time) {
     constexpr std::int64_t kMax = std::int64_t{1} << 53;
     return std::clamp(time, -kMax, kMax);
