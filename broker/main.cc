@@ -16,6 +16,7 @@
 #include "common/program.h"
 #include "common/state_file.h"
 #include "storage/reader.h"
+#include "storage/salvage.h"
 #include "storage/writer.h"
 
 namespace sigmacast {
@@ -67,7 +68,7 @@ class BrokerMetrics {
     }
 
     void update(const broker::Broker& broker, const storage::Writer& writer, const bus::Node& node,
-                const broker::Permissions& permissions) {
+                const broker::Permissions& permissions, bool damaged) {
         const auto& counts = broker.counts();
         const auto& ingest = broker.ingest_counts();
         raise("sigmacast_broker_received_total", "Messages from producers", counts.received);
@@ -112,8 +113,13 @@ class BrokerMetrics {
             static_cast<double>(broker.pos()));
         set("sigmacast_broker_durable", "1 while the database takes commits",
             broker.durable() ? 1 : 0);
+        set("sigmacast_broker_damaged", "1 once a damaged row was met; the next start mends it",
+            damaged ? 1 : 0);
         set("sigmacast_broker_database_bytes", "Bytes in use in the database",
             static_cast<double>(writer.database_bytes()));
+        raise("sigmacast_broker_checkpoints_failed_total",
+              "The write-ahead log could not be copied into the database",
+              writer.checkpoints_failed());
     }
 
  private:
@@ -145,7 +151,7 @@ boost::json::object describe(const PollState& poll, Now now) {
     return json;
 }
 
-Readiness readiness(const broker::Broker& broker, Now now) {
+Readiness readiness(const broker::Broker& broker, const std::string& damage, Now now) {
     boost::json::array origins;
     const std::vector<PollState> all = broker.polls(now);
     for (const std::string& name : broker.origins()) {
@@ -157,20 +163,24 @@ Readiness readiness(const broker::Broker& broker, Now now) {
         }
         origins.push_back(boost::json::object{{"name", name}, {"polls", std::move(polls)}});
     }
-    const boost::json::object json{{"ready", true},
-                                   {"durable", broker.durable()},
-                                   {"epoch", broker.epoch()},
-                                   {"pos", broker.pos()},
-                                   {"origins", std::move(origins)}};
+    boost::json::object json{{"ready", true},
+                             {"durable", broker.durable()},
+                             {"epoch", broker.epoch()},
+                             {"pos", broker.pos()},
+                             {"origins", std::move(origins)}};
+    if (!damage.empty()) {
+        json["damage"] = damage;
+    }
     return {true, boost::json::serialize(json)};
 }
 
 /// Runs on: the loop.
 class Service final : public broker::BrokerOutputs {
  public:
-    Service(const Settings& settings, bus::Curve curve, std::unique_ptr<storage::Store> store,
-            storage::LogReader reader)
-        : permissions_(settings.curve),
+    Service(const Settings& settings, std::string database, bus::Curve curve,
+            std::unique_ptr<storage::Store> store, storage::LogReader reader)
+        : database_(std::move(database)),
+          permissions_(settings.curve),
           broker_(store->take_loaded(), *this, Random::from_system()),
           reader_(std::move(reader)),
           metrics_view_(metrics_),
@@ -179,14 +189,18 @@ class Service final : public broker::BrokerOutputs {
           node_(
               loop_, socket_options(settings.broker),
               [this](auto batch) { on_batch(std::move(batch)); }, std::move(curve)),
-          writer_(std::move(store),
-                  {settings.broker.retain_values, settings.broker.retain_events,
-                   settings.broker.retain_bytes},
-                  [this](storage::CommitOutcome outcome) { post_outcome(std::move(outcome)); }),
+          writer_(
+              std::move(store),
+              {settings.broker.retain_values, settings.broker.retain_events,
+               settings.broker.retain_bytes},
+              [this](storage::CommitOutcome outcome) { post_outcome(std::move(outcome)); },
+              [this](storage::Damage damage) { post_damage(std::move(damage)); }),
           admin_(
               loop_, settings.broker.admin_port, metrics_,
-              [this] { return readiness(broker_, system_now()); },
-              [this] { metrics_view_.update(broker_, writer_, node_, permissions_); }) {}
+              [this] { return readiness(broker_, damage_, system_now()); },
+              [this] {
+                  metrics_view_.update(broker_, writer_, node_, permissions_, !damage_.empty());
+              }) {}
 
     int run() {
         for (const Result<>& started : {node_.start(), admin_.start()}) {
@@ -226,11 +240,11 @@ class Service final : public broker::BrokerOutputs {
 
     Result<storage::LogRange> read_range(const std::string& origin, const std::string& topic,
                                          sequence::Range range, Now now) override {
-        return reader_.range(origin, topic, range, now);
+        return read([&] { return reader_.range(origin, topic, range, now); });
     }
 
     Result<storage::LogPage> read_history(std::uint64_t from, std::uint64_t to, Now now) override {
-        return reader_.history(from, to, now);
+        return read([&] { return reader_.history(from, to, now); });
     }
 
  private:
@@ -310,6 +324,49 @@ class Service final : public broker::BrokerOutputs {
         });
     }
 
+    /// On the writer's thread.
+    void post_damage(storage::Damage damage) {
+        loop_.post([this, damage = std::move(damage)] {
+            if (damage.rows_only) {
+                flag(damage.what);
+            } else {
+                give_way({Errc::kCorrupt, damage.what});
+            }
+        });
+    }
+
+    /// Damage is believed once two connections have met it.
+    template <class Read>
+    auto read(Read once) -> decltype(once()) {
+        auto found = once();
+        if (!found && is_damage(found.error())) {
+            if (auto second = storage::LogReader::open(database_)) {
+                reader_ = std::move(*second);
+                found = once();
+            }
+            if (!found && is_damage(found.error())) {
+                give_way(found.error());
+            }
+        }
+        if (!reader_.damage().empty()) {
+            flag(reader_.damage());
+        }
+        return found;
+    }
+
+    /// Single rows: whoever asks for them gets a gap, and all else is as it should be.
+    void flag(const std::string& what) {
+        if (!damage_.empty()) {
+            return;
+        }
+        damage_ = what;
+        log_error(
+            "the database is damaged: readers get gaps for such rows; restart the broker when it "
+            "suits, which looks at all of it and mends it",
+            {{"first", what}});
+        storage::suspect(database_);
+    }
+
     void on_timer() {
         broker_.on_timer(system_now());
         after_input();
@@ -334,9 +391,12 @@ class Service final : public broker::BrokerOutputs {
 
     /// No later try can succeed; a start can: it looks at the whole file, and mends or replaces it.
     void give_way(const Error& error) {
+        if (std::exchange(failed_, true)) {
+            return;
+        }
         log_error("the database is damaged: ending, so that the next start mends it",
                   {{"error", error.message}});
-        failed_ = true;
+        storage::suspect(database_);
         loop_.stop();
     }
 
@@ -346,6 +406,8 @@ class Service final : public broker::BrokerOutputs {
     }
 
     Loop loop_;
+    const std::string database_;
+    std::string damage_;  // The first that was met in a row; the next start mends it.
     broker::Permissions permissions_;
     broker::Broker broker_;
     storage::LogReader reader_;
@@ -370,7 +432,11 @@ int run_broker(const Settings& settings) {
     if (!curve) {
         return fail(curve.error());
     }
-    const std::string path = database_path(settings);
+    const auto file = storage::follow_links(database_path(settings));
+    if (!file) {
+        return fail(file.error());
+    }
+    const std::string& path = *file;
     const auto folder = std::filesystem::path(path).parent_path();
     std::error_code ignored;  // What is wrong with the folder shows when the lock is taken.
     if (!folder.empty() && std::filesystem::create_directories(folder, ignored)) {
@@ -397,7 +463,7 @@ int run_broker(const Settings& settings) {
     if (!reader) {
         return fail(reader.error());
     }
-    Service service(settings, std::move(*curve), std::move(*store), std::move(*reader));
+    Service service(settings, path, std::move(*curve), std::move(*store), std::move(*reader));
     return service.run();
 }
 

@@ -250,13 +250,18 @@ Result<> Database::check() {
     return {};
 }
 
-void Database::checkpoint() {
+Result<> Database::checkpoint() {
     sqlite3_busy_timeout(db_.get(), 0);
-    if (sqlite3_wal_checkpoint_v2(db_.get(), "main", SQLITE_CHECKPOINT_TRUNCATE, nullptr,
-                                  nullptr) == SQLITE_OK) {
+    const int code =
+        sqlite3_wal_checkpoint_v2(db_.get(), "main", SQLITE_CHECKPOINT_TRUNCATE, nullptr, nullptr);
+    Result<> done;
+    if (code == SQLITE_OK) {
         *wal_pages_ = 0;
+    } else if ((code & 0xFF) != SQLITE_BUSY && (code & 0xFF) != SQLITE_LOCKED) {
+        done = error_of(db_.get(), code).within("the write-ahead log cannot be copied");
     }
     sqlite3_busy_timeout(db_.get(), kBusyTimeoutMs);
+    return done;
 }
 
 void Database::limit_row_bytes(int bytes) {

@@ -101,9 +101,9 @@ class Database {
     Result<std::int64_t> number(std::string_view sql);
     /// SQLite's own look at every page. Errors: kCorrupt, with what it found first.
     Result<> check();
-    /// Copies the WAL into the database and truncates it. Does not wait for readers: a later call
-    /// goes on.
-    void checkpoint();
+    /// Copies the WAL into the database and truncates it. Does not wait for readers, which is no
+    /// error: a later call goes on.
+    Result<> checkpoint();
     /// Pages in the WAL after the last commit.
     [[nodiscard]] int wal_pages() const { return *wal_pages_; }
     [[nodiscard]] const std::string& path() const { return path_; }

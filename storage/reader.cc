@@ -4,7 +4,7 @@
 #include <functional>
 #include <utility>
 
-#include "storage/rows.h"
+#include "storage/meta.h"
 #include "storage/schema.h"
 
 namespace sigmacast::storage {
@@ -73,9 +73,7 @@ Result<LogReader> LogReader::open(const std::string& path, const std::string& bo
     // 2: a stream of events.
     auto page =
         db->prepare(kColumns + "WHERE l.pos > ? AND l.pos <= ? AND s.kind = 2 ORDER BY l.pos");
-    auto floors = db->prepare(
-        "SELECT o.name, s.topic, s.floor_pos FROM streams s JOIN origins o ON o.id = s.origin "
-        "WHERE s.kind = 2 AND s.floor_pos > ?");
+    auto floors = db->prepare(kStreamRows);
     for (const auto* statement : {&range, &page_end, &page, &floors}) {
         if (!*statement) {
             return statement->error();
@@ -91,20 +89,30 @@ Result<std::int64_t> LogReader::boot() {
     if (boot_row_) {
         return *boot_row_;
     }
-    auto find = db_.prepare("SELECT id FROM boots WHERE boot = ?");
-    if (!find) {
-        return find.error();
+    const auto meta = read_meta(db_);
+    const auto boots = meta ? read_boots(db_, *meta, boot_) : Result<Boots>(meta.error());
+    if (!boots) {
+        return boots.error();
     }
-    find->bind(boot_);
-    const auto row = find->step();
-    if (!row) {
-        return row.error();
-    }
-    if (!*row) {
+    if (!boots->number) {
         return std::int64_t{-1};
     }
-    boot_row_ = find->integer(0);
+    boot_row_ = boots->number;
     return *boot_row_;
+}
+
+void LogReader::met(const LogRow& row, const char* what) {
+    if (damage_.empty()) {
+        damage_ = "the row of the log at position " + std::to_string(row.pos) + " " + what;
+    }
+}
+
+/// Rows that a start has found missing stay so; these are new.
+void LogReader::met_hole(const LogRow& after) {
+    const auto meta = read_meta(db_);
+    if (meta && static_cast<std::uint64_t>(after.pos) > meta->lost_to) {
+        met(after, "comes after rows that are missing");
+    }
 }
 
 Result<LogRange> LogReader::range(const std::string& origin, const std::string& topic,
@@ -132,10 +140,14 @@ Result<LogRange> LogReader::range(const std::string& origin, const std::string& 
         const LogRow found = log_row(range);
         const std::uint64_t seq = range.natural(2);
         if (!answer.items.empty() && seq == next && found.intact() && found.prev &&
-            *found.prev != crc && answer.items.back().seq + 1 == seq) {
+            *found.prev != crc && crc != kDisowned && answer.items.back().seq + 1 == seq) {
             Message& before = answer.items.back();
             before =
                 gap_in_place_of(before, "the row in the log is not the one that was committed");
+            met(found, "is not the one after the row that was committed before it");
+        }
+        if (!found.intact() && found.crc != kDisowned) {
+            met(found, "is damaged");
         }
         next = std::max(next, range.natural(13) + 1);
         if (seq > asked.to) {
@@ -152,6 +164,7 @@ Result<LogRange> LogReader::range(const std::string& origin, const std::string& 
         if (seq > next) {
             answer.items.push_back(gap_of(range, next, seq - 1, "the log lost it"));
             --answer.items.back().pos;
+            met_hole(found);
         }
         answer.items.push_back(message_of(range, *current, now));
         next = seq + 1;
@@ -193,18 +206,45 @@ Result<LogPage> LogReader::history(std::uint64_t from, std::uint64_t to, Now now
             sql_.page.rewind();
             break;
         }
+        if (!found.intact() && found.crc != kDisowned) {
+            met(found, "is damaged");
+        }
         page.items.push_back(message_of(sql_.page, *current, now));
     }
     // After the rows: what is trimmed between the two is told as lost, and never left out unsaid.
-    sql_.floors.bind(from);
-    auto floors = collect<StreamFloor>(sql_.floors, [&](auto& found) {
-        found.push_back({sql_.floors.text(0), sql_.floors.text(1), sql_.floors.natural(2)});
-    });
-    if (!floors) {
-        return floors.error();
+    auto trimmed = floors(from);
+    if (!trimmed) {
+        return trimmed.error();
     }
-    page.floors = std::move(*floors);
+    page.floors = std::move(*trimmed);
     return page;
+}
+
+/// A page goes by the kinds of streams: where the row of one is damaged, its events might be left
+/// out and nobody told.
+Result<std::vector<StreamFloor>> LogReader::floors(std::uint64_t from) {
+    std::vector<StreamFloor> found;
+    Statement& read = sql_.floors;
+    read.rewind();
+    for (;;) {
+        const auto row = read.step();
+        if (!row) {
+            return row.error();
+        }
+        if (!*row) {
+            return found;
+        }
+        const bool text = read.is_text(2);
+        StreamRecord stream = stream_record(read);
+        if (!text ||
+            stream_checksum(read.integer(0), stream, read.integer(9)) != read.integer(10)) {
+            read.rewind();
+            return Error{Errc::kCorrupt, db_.path() + ": the row of a stream is damaged"};
+        }
+        if (stream.kind == StreamKind::kEvent && stream.floor_pos > from) {
+            found.push_back({std::move(stream.origin), std::move(stream.topic), stream.floor_pos});
+        }
+    }
 }
 
 Result<std::vector<LogEntry>> LogReader::read(const LogQuery& query, Now now) {

@@ -11,6 +11,7 @@
 #include "common/sequence.h"
 #include "storage/database.h"
 #include "storage/records.h"
+#include "storage/rows.h"
 
 namespace sigmacast::storage {
 
@@ -66,6 +67,10 @@ class LogReader {
     Result<std::vector<LogEntry>> state(Now now);
     Result<std::vector<StreamRecord>> streams();
 
+    /// The first damage that range() or history() met in a row, in a sentence; empty: none. What a
+    /// start has found before is not told again.
+    [[nodiscard]] const std::string& damage() const { return damage_; }
+
  private:
     struct Statements {
         Statement range;
@@ -75,11 +80,15 @@ class LogReader {
     };
     LogReader(Database db, Statements sql, std::string boot);
     Result<std::int64_t> boot();
+    void met(const LogRow& row, const char* what);
+    void met_hole(const LogRow& after);
+    Result<std::vector<StreamFloor>> floors(std::uint64_t from);
 
     Database db_;
     Statements sql_;
     std::string boot_;
     std::optional<std::int64_t> boot_row_;
+    std::string damage_;
 };
 
 }  // namespace sigmacast::storage

@@ -14,6 +14,7 @@
 #include "common/state_file.h"
 #include "storage/database.h"
 #include "storage/failure.h"
+#include "storage/meta.h"
 #include "storage/rows.h"
 #include "storage/schema.h"
 
@@ -28,6 +29,8 @@ constexpr int kHolesMax = 1000;
 constexpr std::uint64_t kCopyRows = 5'000;
 /// Damaged databases that are kept beside the one in use.
 constexpr std::size_t kAsidesMax = 5;
+/// Links to links that are followed, as the kernel does.
+constexpr int kLinksMax = 40;
 /// A write-ahead log with nothing in it has a header at most.
 constexpr std::uintmax_t kWalHeaderBytes = 32;
 
@@ -275,7 +278,7 @@ class Copy {
     void commit() {
         need(transaction_->commit());
         transaction_.reset();
-        to_.checkpoint();
+        need(to_.checkpoint());
     }
 
     /// Each row of a query that can be read: from the front and, where that ends early, from the
@@ -319,9 +322,17 @@ class Copy {
         });
     }
 
+    /// Without them no row counts as one of this boot, and each age is a guess that says so; with
+    /// a wrong one some age would be wrong and not say it.
     void copy_boots() {
+        const auto meta = read_meta(from_);
+        const auto boots = meta ? read_boots(from_, *meta, "") : Result<Boots>(meta.error());
+        if (!boots || boots->damaged) {
+            ++damaged_;
+            return;
+        }
         Statement insert = need(to_.prepare("INSERT OR IGNORE INTO boots VALUES (?, ?)"));
-        read("SELECT id, boot FROM boots", {"id"},
+        read("SELECT id, boot FROM boots NOT INDEXED", {"id"},
              [&](const Statement& row) { need(insert.run(row.integer(0), row.bytes(1))); });
     }
 
@@ -647,7 +658,7 @@ std::string build(const std::string& path) {
         } else if (from.error().code != Errc::kCorrupt) {
             throw Failure{from.error()};
         }
-        to.checkpoint();
+        need(to.checkpoint());
     }
     if (source != path) {
         remove(source);
@@ -716,6 +727,24 @@ Result<std::vector<std::string>> salvage(const std::string& path, Now now, const
     } catch (const std::exception& problem) {
         return Error{Errc::kUnavailable, path + " is damaged (" + why + "): " + problem.what()};
     }
+}
+
+Result<std::string> follow_links(const std::string& path) {
+    fs::path at = path;
+    for (int links = 0; links < kLinksMax; ++links) {
+        std::error_code problem;
+        if (!fs::is_symlink(at, problem)) {
+            return at.string();
+        }
+        const fs::path target = fs::read_symlink(at, problem);
+        if (problem) {
+            return Error{Errc::kUnavailable,
+                         "cannot look at the link " + at.string() + ": " + problem.message()};
+        }
+        at = at.parent_path() / target;
+    }
+    return Error{Errc::kUnavailable,
+                 path + " is a link that leads nowhere: name the file in broker.database"};
 }
 
 void suspect(const std::string& path) {

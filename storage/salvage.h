@@ -23,6 +23,11 @@ Result<std::vector<std::string>> begin_salvage(const std::string& path, Now now)
 /// look like one of ours: then it is left alone.
 Result<std::vector<std::string>> salvage(const std::string& path, Now now, const std::string& why);
 
+/// The file itself, where the path is a link to it: what stands beside a database (lock,
+/// write-ahead log, reserve, damaged copies) stands beside the file. Before anything else is done
+/// with it.
+Result<std::string> follow_links(const std::string& path);
+
 /// Remembers, in a file beside it, that the database was found damaged while it was in use, so that
 /// the next start looks at all of it.
 void suspect(const std::string& path);

@@ -71,19 +71,10 @@ Message to_message(const PollState& poll) {
     return message;
 }
 
-std::int64_t boot_of(Database& db, const std::string& boot) {
-    Statement insert = need(db.prepare("INSERT OR IGNORE INTO boots (boot) VALUES (?)"));
-    need(insert.run(boot));
-    Statement find = need(db.prepare("SELECT id FROM boots WHERE boot = ?"));
-    find.bind(boot);
-    need(find.step());
-    return find.integer(0);
-}
-
 }  // namespace
 
-Store::Store(Database db, Statements statements, std::int64_t boot)
-    : db_(std::move(db)), reserve_(db_.path()), sql_(std::move(statements)), boot_(boot) {}
+Store::Store(Database db, Statements statements)
+    : db_(std::move(db)), reserve_(db_.path()), sql_(std::move(statements)) {}
 
 Store::Statements Store::prepare(Database& db) {
     const auto make = [&db](std::string_view sql) { return need(db.prepare(sql)); };
@@ -105,18 +96,23 @@ Store::Statements Store::prepare(Database& db) {
         .end_key = make("DELETE FROM state WHERE stream = ? AND key = ?"),
         .poll = make("INSERT OR REPLACE INTO polls VALUES (?, ?, ?, ?, ?, ?, ?)"),
         .poll_crc = make("SELECT crc FROM polls WHERE origin = ? AND poll = ?"),
-        .meta = make("INSERT OR REPLACE INTO meta VALUES (?, ?)"),
-        .first_rows = make(
-            "SELECT pos, seq, at_ms, boot, mono_us FROM log WHERE stream = ? ORDER BY seq LIMIT ?"),
-        .oldest_rows = make("SELECT pos, stream, seq FROM log ORDER BY pos LIMIT ?"),
+        .first_rows = make("SELECT" + std::string(kLogColumns) +
+                           "FROM log l WHERE l.stream = ? ORDER BY l.seq"),
+        .oldest_rows = make("SELECT" + std::string(kLogColumns) + "FROM log l ORDER BY l.pos"),
         .trim_stream = make("DELETE FROM log WHERE stream = ? AND seq <= ?"),
         .pages = make("PRAGMA page_count"),
         .free_pages = make("PRAGMA freelist_count"),
+        .meta = need(MetaWriter::prepare(db)),
     };
 }
 
-Result<std::unique_ptr<Store>> Store::open(const std::string& path, Now now,
+Result<std::unique_ptr<Store>> Store::open(const std::string& name, Now now,
                                            const std::string& boot) {
+    const auto file = follow_links(name);
+    if (!file) {
+        return file.error();
+    }
+    const std::string& path = *file;
     auto begun = begin_salvage(path, now);
     if (!begun) {
         return begun.error();
@@ -162,11 +158,10 @@ Result<std::unique_ptr<Store>> Store::try_open(const std::string& path, Now now,
         }
         db.limit_row_bytes(kRowBytesMax);
         Statements statements = prepare(db);
-        const std::int64_t boot_row = boot_of(db, boot);
-        std::unique_ptr<Store> store(new Store(std::move(db), std::move(statements), boot_row));
+        std::unique_ptr<Store> store(new Store(std::move(db), std::move(statements)));
         store->doubtful_ = doubtful;
         Transaction transaction = need(Transaction::begin(store->db_));
-        store->load(now);
+        store->load(boot, now);
         if (repairs == Repairs::kRefuse && !store->repairs_.empty()) {
             return Error{Errc::kCorrupt, store->repairs_.front()};
         }
@@ -181,9 +176,10 @@ Result<std::unique_ptr<Store>> Store::try_open(const std::string& path, Now now,
 
 // ---- What a start finds ----
 
-void Store::load(Now now) {
-    load_meta();
-    load_clock(now);
+void Store::load(const std::string& boot, Now now) {
+    const Meta meta = load_meta();
+    load_boot(boot, meta);
+    load_clock(meta, now);
     load_streams();
     drop_impossible_rows();
     check_log(now);
@@ -191,6 +187,7 @@ void Store::load(Now now) {
     load_polls(now);
     replay_values(now);
     save_sums();
+    need(write_meta(begin_changes()));
     for (const auto& [name, stream] : streams_) {
         loaded_.streams.push_back(stream.record);
     }
@@ -204,36 +201,48 @@ void Store::load(Now now) {
     loaded_.pos = pos_;
 }
 
-void Store::load_meta() {
-    Statement read = need(db_.prepare("SELECT key, value FROM meta"));
-    std::optional<std::uint64_t> streams;
-    std::optional<std::uint64_t> state;
-    while (need(read.step())) {
-        const std::string_view key = read.bytes(0);
-        if (key == "log_epoch") {
-            epoch_ = read.text(1);
-        } else if (key == "pos" && is_count(read.integer(1))) {
-            pos_ = read.natural(1);  // Else the log says it.
-        } else if (key == "lost_to" && is_count(read.integer(1))) {
-            lost_to_ = read.natural(1);
-        } else if (key == "clean") {
-            clean_ = read.integer(1) == 1;
-        } else if (key == "streams_sum") {
-            streams = read.natural(1);
-        } else if (key == "state_sum") {
-            state = read.natural(1);
-        }
+Meta Store::load_meta() {
+    Meta meta = need(read_meta(db_));
+    sums_at_open_ = meta.sums;  // If it is these that are damaged, what they are of is looked at.
+    if (meta.damaged) {
+        // A damaged key may be out of its order: they are written anew, all of them.
+        need(db_.execute("DELETE FROM meta"));
+        renew_epoch("a row of meta is damaged");
+        return meta;
     }
-    if (streams && state) {
-        sums_at_open_ = {*streams, *state};
+    epoch_ = meta.epoch.empty() ? Random::from_system().hex(16) : meta.epoch;
+    pos_ = meta.pos;
+    lost_to_ = meta.lost_to;
+    clean_ = meta.clean;
+    return meta;
+}
+
+/// A row of another boot must never pass for one of this boot: its age would be wrong, and said to
+/// be right. So a number that may have been given out before is given to nobody.
+void Store::load_boot(const std::string& boot, const Meta& meta) {
+    const Boots boots = need(read_boots(db_, meta, boot));
+    boots_sum_ = boots.sum;
+    if (boots.number) {
+        boot_ = *boots.number;
+        return;
     }
-    if (epoch_.empty()) {
-        epoch_ = Random::from_system().hex(16);
-        need(sql_.meta.run("log_epoch", epoch_));
+    if (boots.damaged) {
+        need(db_.execute("DELETE FROM boots"));
+        boots_sum_ = 0;
+        repaired("the numbers of the machine's boots are damaged: ages of older rows are guesses");
     }
-    if (clean_) {
-        need(sql_.meta.run("clean", std::int64_t{0}));
+    const bool lost = boots.damaged || (boots.empty && pos_ > 0);
+    Statement insert = need(db_.prepare("INSERT INTO boots VALUES (?, ?)"));
+    if (lost) {
+        constexpr std::uint64_t kUnused = std::uint64_t{1} << 32;
+        const auto number =
+            static_cast<std::int64_t>(Random::from_system().between(kUnused, kUnused << 20));
+        need(insert.run(number, boot));
+    } else {
+        need(insert.run(Null{}, boot));
     }
+    boot_ = need(db_.number("SELECT last_insert_rowid()"));
+    boots_sum_ += boot_checksum(boot_, boot);
 }
 
 /// Without these rows nothing else can be believed: a file that lacks one is salvaged.
@@ -307,9 +316,8 @@ void Store::check_log(Now now) {
     }
     if (lost) {
         renew_epoch("the log lacks rows that were committed");
-        need(sql_.meta.run("lost_to", pos_));  // One new epoch is enough.
+        lost_to_ = pos_;  // One new epoch is enough.
     }
-    need(sql_.meta.run("pos", pos_));
     if (doubtful_ || !clean_ || repairs_.size() > before) {
         check_chain(doubtful_ || pos_ <= kCheckRowsMax ? 0 : pos_ - kCheckRowsMax);
     }
@@ -415,6 +423,7 @@ bool Store::check_chain_of(const Stream& stream, std::uint64_t from_pos) {
     if (found.count() == 0) {
         return true;
     }
+    lost_to_ = found.missing > 0 ? pos_ : lost_to_;  // Readers need not tell of these again.
     repaired("stream " + stream.record.origin + "/" + stream.record.topic + ": of the log's rows " +
              std::to_string(found.damaged.size()) + " are damaged, " +
              std::to_string(found.replaced.size()) + " are not the ones that were committed, " +
@@ -464,6 +473,7 @@ Result<bool> Store::check_all() {
         Transaction transaction = need(Transaction::begin(db_));
         reindexed_ = false;
         const bool right = check_chain(0);
+        need(write_meta(begin_changes()));
         need(transaction.commit());
         return right;
     } catch (const Failure& failure) {
@@ -473,7 +483,6 @@ Result<bool> Store::check_all() {
 
 void Store::renew_epoch(const std::string& why) {
     epoch_ = Random::from_system().hex(16);
-    need(sql_.meta.run("log_epoch", epoch_));
     repaired("the log has a new epoch, clients start from a snapshot: " + why);
 }
 
@@ -629,17 +638,31 @@ void Store::replay(const StreamName& name, const Stream& stream, std::uint64_t f
 }
 
 void Store::load_polls(Now now) {
+    struct Row {
+        std::int64_t origin;
+        std::string poll;
+        Stamp stamp;
+        std::string header;
+        std::int64_t crc;
+    };
+    std::vector<Row> sound;
+    bool damaged = false;
     Statement read = need(db_.prepare(
         "SELECT origin, poll, at_ms, boot, mono_us, header, crc FROM polls ORDER BY origin, poll"));
     while (need(read.step())) {
-        const Stamp stamp{read.integer(2), read.integer(3), read.integer(4)};
-        sums_.state += as_sum(read.integer(6));
-        auto message = decode_row(read.bytes(5), {}, stamp, boot_, now);
-        if (poll_checksum(read.integer(0), read.bytes(1), stamp, read.bytes(5)) !=
-                read.integer(6) ||
+        const bool text = read.is_text(1);
+        Row row{read.integer(0),
+                read.text(1),
+                {read.integer(2), read.integer(3), read.integer(4)},
+                read.text(5),
+                read.integer(6)};
+        sums_.state += as_sum(row.crc);
+        auto message = decode_row(row.header, {}, row.stamp, boot_, now);
+        if (!text || poll_checksum(row.origin, row.poll, row.stamp, row.header) != row.crc ||
             !message || message->kind != Kind::kReport) {
-            repaired("the damaged report of poll '" + read.text(1) +
+            repaired("the damaged report of poll '" + row.poll +
                      "' was dropped: its values have no as_of until it reports again");
+            damaged = true;
             continue;
         }
         PollState poll;
@@ -648,6 +671,16 @@ void Store::load_polls(Now now) {
         poll.report_seq = message->seq;
         poll.age = message->age;
         loaded_.polls.push_back(std::move(poll));
+        sound.push_back(std::move(row));
+    }
+    if (!damaged) {
+        return;
+    }
+    // A damaged key may be out of its order, where no search finds it: the table is made anew.
+    need(db_.execute("DELETE FROM polls"));
+    for (const Row& row : sound) {
+        need(sql_.poll.run(row.origin, row.poll, row.stamp.at_ms, row.stamp.boot, row.stamp.mono_us,
+                           Blob{row.header}, row.crc));
     }
 }
 
@@ -660,16 +693,13 @@ void Store::save_sums() {
             sums_.state += read.natural(0);
         }
     }
-    if (!sums_at_open_ || *sums_at_open_ != sums_) {
-        write_sums(sums_);
-    }
 }
 
 void Store::mark_clean() {
     if (damaged_) {
         return;
     }
-    static_cast<void>(sql_.meta.run("clean", std::int64_t{1}));
+    static_cast<void>(write_meta(begin_changes(), true));
 }
 
 // ---- Committing ----
@@ -694,6 +724,7 @@ Result<Committed> Store::commit(const Batch& batch) {
 Store::Changes Store::begin_changes() const {
     Changes changes;
     changes.pos = pos_;
+    changes.epoch = epoch_;
     changes.sums = sums_;
     return changes;
 }
@@ -720,11 +751,10 @@ Committed Store::write(const Batch& batch, bool row_by_row) {
     for (const PollState& poll : batch.polls) {
         write_poll(poll, stamp, batch.now.mono, changes);
     }
-    need(sql_.meta.run("pos", changes.pos));
     if (!batch.epoch.empty()) {
-        need(sql_.meta.run("log_epoch", batch.epoch));
+        changes.epoch = batch.epoch;
     }
-    write_sums(changes.sums);
+    need(write_meta(changes));
     need(transaction.commit());
     Committed committed{changes.pos, std::move(changes.poisoned)};
     adopt(std::move(changes));
@@ -734,6 +764,7 @@ Committed Store::write(const Batch& batch, bool row_by_row) {
 /// What has been committed counts from here on.
 void Store::adopt(Changes changes) {
     pos_ = changes.pos;
+    epoch_ = std::move(changes.epoch);
     sums_ = changes.sums;
     for (auto& [name, stream] : changes.streams) {
         stream.saved = true;
@@ -744,9 +775,17 @@ void Store::adopt(Changes changes) {
     }
 }
 
-void Store::write_sums(const Sums& sums) {
-    need(sql_.meta.run("streams_sum", sums.streams));
-    need(sql_.meta.run("state_sum", sums.state));
+Result<> Store::write_meta(const Changes& changes, bool clean) {
+    Meta meta;
+    meta.epoch = changes.epoch;
+    meta.pos = changes.pos;
+    meta.lost_to = lost_to_;
+    meta.clean = clean;
+    meta.sums = changes.sums;
+    meta.clock_boot = boot_;
+    meta.clock_offset_ms = clock_offset_.count();
+    meta.boots = boots_sum_;
+    return sql_.meta.write(meta);
 }
 
 void Store::write_rows(const Batch& batch, bool row_by_row, Changes& changes) {
@@ -799,6 +838,10 @@ void Store::write_origin(const OriginRecord& record, Changes& changes) {
 
 void Store::write_row(const Message& row, Stream& stream, const Stamp& stamp, Mono now) {
     const auto [header, body] = encode_record(row, now);
+    if (row.key.size() + header.size() + view(body).size() > kRecordBytesMax) {
+        throw Failure{{Errc::kTooLarge, "a record of more than " + std::to_string(kRecordBytesMax) +
+                                            " bytes: publish less in one value"}};
+    }
     const LogRow written{.pos = static_cast<std::int64_t>(row.pos),
                          .stream = stream.id,
                          .seq = static_cast<std::int64_t>(row.seq),
@@ -913,13 +956,18 @@ Result<std::size_t> Store::trim(Now now, const TrimLimits& limits) {
             stream.record.floor_seq = row.seq;
             write_stream(stream, changes);
         }
-        write_sums(changes.sums);
+        need(write_meta(changes));
         need(transaction.commit());
         adopt(std::move(changes));
         return trimmed.size();
     } catch (const Failure& failure) {
         return refused(failure.error);
     }
+}
+
+Result<> Store::checkpoint() {
+    const auto done = db_.checkpoint();
+    return done ? done : Result<>(refused(done.error()));
 }
 
 /// Where the disk is full: makes what room there can be, so that the next trim() finds some.
@@ -929,7 +977,7 @@ Error Store::refused(Error error) {
         if (reserve_.release()) {
             log_error(kReserveGivenUp, {{"error", error.message}});
         }
-        checkpoint();
+        static_cast<void>(db_.checkpoint());  // The next one tells whether it still fails.
     }
     if (error.code == Errc::kCorrupt || error.code == Errc::kConflict) {
         damaged_ = true;
@@ -955,36 +1003,44 @@ bool Store::too_large(std::uint64_t retain_bytes) {
 
 /// What retention calls the time, so that a wall clock that jumps neither empties the log nor keeps
 /// it for ever: the wall clock as it was when this boot first opened the file, moved on by the
-/// clock that nobody sets.
-void Store::load_clock(Now now) {
-    const auto millis = [](auto time) { return std::chrono::floor<Millis>(time).count(); };
-    Statement read = need(db_.prepare("SELECT value FROM meta WHERE key = ?"));
-    const auto saved = [&read](std::string_view key) -> std::optional<std::int64_t> {
-        read.bind(key);
-        const bool there = need(read.step());
-        const auto number = there ? std::optional(read.integer(0)) : std::nullopt;
-        read.rewind();
-        return number;
-    };
-    const auto offset = saved("clock_offset_ms");
-    if (saved("clock_boot") == boot_ && offset) {
-        clock_offset_ = Millis{possible_time(*offset)};
+/// clock that nobody sets. Where that is long after the newest row, either the machine was off, or
+/// its clock is wrong: rows that are kept too long cost room, rows that went too early are lost.
+void Store::load_clock(const Meta& meta, Now now) {
+    if (!meta.damaged && meta.clock_boot == boot_) {
+        clock_offset_ = Millis{possible_time(meta.clock_offset_ms)};
         return;
     }
-    clock_offset_ =
-        Millis{millis(now.wall.time_since_epoch()) - millis(now.mono.time_since_epoch())};
-    need(sql_.meta.run("clock_boot", boot_));
-    need(sql_.meta.run("clock_offset_ms", std::int64_t{clock_offset_.count()}));
+    const auto millis = [](auto time) { return std::chrono::floor<Millis>(time); };
+    clock_offset_ = millis(now.wall.time_since_epoch()) - millis(now.mono.time_since_epoch());
+    Statement newest = need(db_.prepare("SELECT at_ms FROM log ORDER BY pos DESC LIMIT 1"));
+    if (need(newest.step())) {
+        const Millis stamped{possible_time(newest.integer(0))};
+        clock_offset_ = std::min(clock_offset_, stamped + kOffMax);
+    }
 }
 
 /// A row of this boot is as old as the clock that nobody sets says. One of an earlier boot may have
 /// been stamped by a clock that was wrong: it is at least as old as this boot.
-Millis Store::age_of(std::int64_t at_ms, std::int64_t boot, std::int64_t mono_us, Now now) const {
-    if (boot == boot_) {
-        return elapsed(Mono{Micros{possible_time(mono_us)}}, now.mono);
+Millis Store::age_of(const Stamp& stamp, Now now) const {
+    if (stamp.boot == boot_) {
+        return elapsed(Mono{Micros{possible_time(stamp.mono_us)}}, now.mono);
     }
     const Millis up = std::chrono::floor<Millis>(now.mono.time_since_epoch());
-    return std::max(up + clock_offset_ - Millis{possible_time(at_ms)}, up);
+    return std::max(up + clock_offset_ - Millis{possible_time(stamp.at_ms)}, up);
+}
+
+/// False: nothing in the row is believed, least of all how much to remove. It goes with the next
+/// one of its stream.
+bool Store::believes(const LogRow& row) {
+    if (row.intact()) {
+        return true;
+    }
+    if (row.crc != kDisowned && damage_.empty()) {
+        damage_ = "the row of the log at position " + std::to_string(row.pos) + " is damaged";
+        damaged_ = true;
+        suspect(db_.path());
+    }
+    return false;
 }
 
 /// Rows past their age, oldest first in each stream, one slice of them.
@@ -994,18 +1050,20 @@ std::vector<Store::Trimmed> Store::find_old(Now now, const TrimLimits& limits) {
         const StreamKind kind = stream.record.kind;
         const Millis keep =
             kind == StreamKind::kState ? limits.retain_values : limits.retain_events;
-        const std::int64_t room = kTrimRowsMax - static_cast<std::int64_t>(found.size());
-        if (room == 0) {
-            break;
-        }
         if (kind == StreamKind::kReport) {
             continue;
         }
-        sql_.first_rows.bind(stream.id, room);
-        while (need(sql_.first_rows.step()) &&
-               age_of(sql_.first_rows.integer(2), sql_.first_rows.integer(3),
-                      sql_.first_rows.integer(4), now) > keep) {
-            found.push_back({&stream, sql_.first_rows.natural(0), sql_.first_rows.natural(1)});
+        sql_.first_rows.bind(stream.id);
+        while (found.size() < kTrimRowsMax && need(sql_.first_rows.step())) {
+            const LogRow row = log_row(sql_.first_rows);
+            if (!believes(row)) {
+                continue;
+            }
+            if (age_of(row.stamp, now) <= keep) {
+                break;
+            }
+            found.push_back({&stream, static_cast<std::uint64_t>(row.pos),
+                             static_cast<std::uint64_t>(row.seq)});
         }
         sql_.first_rows.rewind();
     }
@@ -1019,14 +1077,16 @@ std::vector<Store::Trimmed> Store::find_oldest() {
         by_id[stream.id] = &stream;
     }
     std::vector<Trimmed> found;
-    sql_.oldest_rows.bind(std::int64_t{kTrimRowsMax});
-    while (need(sql_.oldest_rows.step())) {
-        const auto stream = by_id.find(sql_.oldest_rows.integer(1));
-        if (stream != by_id.end()) {
-            found.push_back(
-                {stream->second, sql_.oldest_rows.natural(0), sql_.oldest_rows.natural(2)});
+    sql_.oldest_rows.rewind();
+    while (found.size() < kTrimRowsMax && need(sql_.oldest_rows.step())) {
+        const LogRow row = log_row(sql_.oldest_rows);
+        const auto stream = by_id.find(row.stream);
+        if (believes(row) && stream != by_id.end()) {
+            found.push_back({stream->second, static_cast<std::uint64_t>(row.pos),
+                             static_cast<std::uint64_t>(row.seq)});
         }
     }
+    sql_.oldest_rows.rewind();
     return found;
 }
 

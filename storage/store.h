@@ -29,13 +29,21 @@
 #include <vector>
 
 #include "storage/database.h"
+#include "storage/meta.h"
 #include "storage/records.h"
 #include "storage/reserve.h"
+#include "storage/rows.h"
 
 namespace sigmacast::storage {
 
-/// The largest row; beyond it a row is poison.
+/// The largest row that SQLite takes.
 inline constexpr int kRowBytesMax = 16 << 20;
+/// Key, header and body of the largest record; beyond it a row is poison. It has room for the other
+/// columns of each table: what the log takes, the state takes.
+inline constexpr std::size_t kRecordBytesMax = kRowBytesMax - (64u << 10);
+/// A clock that is wrong at the start of the machine may claim that it was off for years: retention
+/// believes this much of it.
+inline constexpr Millis kOffMax{3'600'000};
 /// Rows that one trim removes at most, so that it never holds a commit up for long.
 inline constexpr int kTrimRowsMax = 1000;
 /// After a start that was not clean the newest rows are held against the chain, this many.
@@ -55,7 +63,7 @@ class Store {
     /// Opens or makes the file, brings its schema up to date, checks state against the log and
     /// repairs what it can. `boot` identifies this boot of the machine. Errors: kUnsupported (a
     /// newer schema, or not ours), kFull, kUnavailable.
-    static Result<std::unique_ptr<Store>> open(const std::string& path, Now now,
+    static Result<std::unique_ptr<Store>> open(const std::string& name, Now now,
                                                const std::string& boot = boot_id());
 
     /// What the file held. To be called once.
@@ -77,7 +85,11 @@ class Store {
     /// Whatever comes after it takes the mark back. Fails silently: the next start checks more.
     void mark_clean();
 
-    void checkpoint() { db_.checkpoint(); }
+    /// Copies the write-ahead log into the database. Errors: as commit().
+    Result<> checkpoint();
+    /// The first damaged row that trim() met, in a sentence; empty: none. The next open() looks at
+    /// the whole file.
+    [[nodiscard]] const std::string& damage() const { return damage_; }
     [[nodiscard]] int wal_pages() const { return db_.wal_pages(); }
     /// Bytes in use in the database file.
     Result<std::uint64_t> bytes();
@@ -101,15 +113,9 @@ class Store {
         std::int64_t crc = 0;   // Of its row.
     };
     struct Statements {
-        Statement origin, stream, log, state, state_crc, end_key, poll, poll_crc, meta, first_rows,
+        Statement origin, stream, log, state, state_crc, end_key, poll, poll_crc, first_rows,
             oldest_rows, trim_stream, pages, free_pages;
-    };
-    /// The checksums of all rows of a table, added up: a row that is gone, or is an older version
-    /// of itself, shows in its sum.
-    struct Sums {
-        std::uint64_t streams = 0;  // And origins.
-        std::uint64_t state = 0;    // And polls.
-        bool operator==(const Sums&) const = default;
+        MetaWriter meta;
     };
     /// What a transaction will have changed once it has committed.
     struct Changes {
@@ -117,6 +123,7 @@ class Store {
         std::map<std::string, Origin> origins;
         std::vector<std::uint64_t> poisoned;
         std::uint64_t pos = 0;
+        std::string epoch;
         Sums sums;
     };
     struct Trimmed {
@@ -145,14 +152,15 @@ class Store {
         bool intact = true;
     };
 
-    Store(Database db, Statements statements, std::int64_t boot);
+    Store(Database db, Statements statements);
     enum class Repairs { kRefuse, kMake };
     static Result<std::unique_ptr<Store>> try_open(const std::string& path, Now now,
                                                    const std::string& boot, Repairs repairs);
     static Statements prepare(Database& db);
 
-    void load(Now now);
-    void load_meta();
+    void load(const std::string& boot, Now now);
+    Meta load_meta();
+    void load_boot(const std::string& boot, const Meta& meta);
     void load_streams();
     void drop_impossible_rows();
     void check_log(Now now);
@@ -181,7 +189,7 @@ class Store {
                      Changes& changes);
     void write_poll(const PollState& poll, const Stamp& stamp, Mono now, Changes& changes);
     void write_stream(Stream& stream, Changes& changes);
-    void write_sums(const Sums& sums);
+    Result<> write_meta(const Changes& changes, bool clean = false);
     Stream& stream_of(const std::string& origin, const std::string& topic, Changes& changes);
     Origin& origin_of(const std::string& name, Changes& changes);
     [[nodiscard]] Changes begin_changes() const;
@@ -191,9 +199,9 @@ class Store {
     void keep_reserve();
     Size size();
     bool too_large(std::uint64_t retain_bytes);
-    void load_clock(Now now);
-    [[nodiscard]] Millis age_of(std::int64_t at_ms, std::int64_t boot, std::int64_t mono_us,
-                                Now now) const;
+    void load_clock(const Meta& meta, Now now);
+    bool believes(const LogRow& row);
+    [[nodiscard]] Millis age_of(const Stamp& stamp, Now now) const;
     std::vector<Trimmed> find_old(Now now, const TrimLimits& limits);
     std::vector<Trimmed> find_oldest();
 
@@ -201,7 +209,8 @@ class Store {
     Reserve reserve_;
     bool full_ = false;  // The disk was, and there was no room yet for a new reserve.
     Statements sql_;
-    std::int64_t boot_;
+    std::int64_t boot_ = 0;
+    std::uint64_t boots_sum_ = 0;
     std::map<std::string, Origin> origins_;
     std::map<StreamName, Stream> streams_;
     std::int64_t next_stream_ = 1;
@@ -212,12 +221,13 @@ class Store {
     std::uint64_t lost_to_ = 0;            // Up to here the log is known to lack rows.
     bool clean_ = false;                   // What the file said when it was opened.
     bool doubtful_ = false;                // It was found damaged while it was in use.
-    bool damaged_ = false;                 // Now it was: the next start has to look.
+    bool damaged_ = false;                 // It was since: the next start has to look.
     bool reindexed_ = false;               // In the check that is under way.
     std::optional<Sums> sums_at_open_;     // And of its sums; none in a file of the first schema.
     std::map<ValueName, Message> values_;  // While it loads.
     std::vector<std::string> damaged_values_;  // Their keys, as far as they can be read; likewise.
     Millis clock_offset_{0};                   // From Mono to the wall clock, for retention.
+    std::string damage_;
     Loaded loaded_;
     std::vector<std::string> repairs_;
 };

@@ -19,8 +19,11 @@ constexpr std::chrono::seconds kTrimInterval{10};
 
 struct Writer::Impl {
     Impl(std::unique_ptr<Store> opened, TrimLimits trim_limits,
-         std::function<void(CommitOutcome)> callback)
-        : store(std::move(opened)), limits(trim_limits), on_committed(std::move(callback)) {}
+         std::function<void(CommitOutcome)> callback, std::function<void(Damage)> damage)
+        : store(std::move(opened)),
+          limits(trim_limits),
+          on_committed(std::move(callback)),
+          on_damage(std::move(damage)) {}
 
     void run() {
         while (auto batch = wait()) {
@@ -31,11 +34,32 @@ struct Writer::Impl {
                 next_trim = std::chrono::steady_clock::now() + kTrimInterval;
             }
             if (store->wal_pages() >= kCheckpointPages) {
-                store->checkpoint();
+                checkpoint();
             }
         }
         store->mark_clean();
-        store->checkpoint();
+        checkpoint();
+    }
+
+    void checkpoint() {
+        const auto done = store->checkpoint();
+        if (!done) {
+            ++checkpoints_failed;
+            if (!std::exchange(checkpoint_fails, true)) {
+                log_error("the write-ahead log grows: it cannot be copied into the database",
+                          {{"error", done.error().message}});
+            }
+            tell_damage(done.error());
+        } else if (std::exchange(checkpoint_fails, false)) {
+            log_info("the write-ahead log can be copied again");
+        }
+    }
+
+    void tell_damage(const Error& error) {
+        if ((error.code == Errc::kCorrupt || error.code == Errc::kConflict) &&
+            !std::exchange(damage_told, true)) {
+            on_damage({error.message, false});
+        }
     }
 
     /// A batch, or a null one when it is time to trim; nullopt when it is time to end.
@@ -82,7 +106,11 @@ struct Writer::Impl {
                 log_warn("retention could not remove old rows",
                          {{"error", trimmed.error().message}});
             }
+            tell_damage(trimmed.error());
             return false;
+        }
+        if (!store->damage().empty() && !std::exchange(rows_told, true)) {
+            on_damage({store->damage(), true});
         }
         rows_trimmed += *trimmed;
         if (const auto now = store->bytes()) {
@@ -94,11 +122,16 @@ struct Writer::Impl {
     const std::unique_ptr<Store> store;
     const TrimLimits limits;
     const std::function<void(CommitOutcome)> on_committed;
+    const std::function<void(Damage)> on_damage;
+    bool damage_told = false;
+    bool rows_told = false;
+    bool checkpoint_fails = false;
 
     std::chrono::steady_clock::time_point next_trim = std::chrono::steady_clock::now();
 
     std::atomic<std::uint64_t> database_bytes{0};
     std::atomic<std::uint64_t> rows_trimmed{0};
+    std::atomic<std::uint64_t> checkpoints_failed{0};
 
     std::mutex mutex;  // Guards the two below.
     std::condition_variable wake;
@@ -109,8 +142,10 @@ struct Writer::Impl {
 };
 
 Writer::Writer(std::unique_ptr<Store> store, TrimLimits limits,
-               std::function<void(CommitOutcome)> on_committed)
-    : impl_(std::make_unique<Impl>(std::move(store), limits, std::move(on_committed))) {
+               std::function<void(CommitOutcome)> on_committed,
+               std::function<void(Damage)> on_damage)
+    : impl_(std::make_unique<Impl>(std::move(store), limits, std::move(on_committed),
+                                   std::move(on_damage))) {
     impl_->thread = std::thread([impl = impl_.get()] { impl->run(); });
 }
 
@@ -143,6 +178,10 @@ std::uint64_t Writer::database_bytes() const {
 
 std::uint64_t Writer::rows_trimmed() const {
     return impl_->rows_trimmed;
+}
+
+std::uint64_t Writer::checkpoints_failed() const {
+    return impl_->checkpoints_failed;
 }
 
 }  // namespace sigmacast::storage

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 
 #include "storage/store.h"
 
@@ -21,6 +22,14 @@ namespace sigmacast::storage {
 /// Pages in the WAL after which it is copied into the database and truncated: 4 MiB.
 inline constexpr int kCheckpointPages = 1000;
 
+/// Damage that was met between commits.
+struct Damage {
+    std::string what;
+    /// Single rows, which readers get gaps for. Else SQLite cannot use the file, and no later try
+    /// will succeed.
+    bool rows_only = false;
+};
+
 struct CommitOutcome {
     Result<Committed> result;
     Micros took{0};
@@ -28,8 +37,11 @@ struct CommitOutcome {
 
 class Writer {
  public:
-    Writer(std::unique_ptr<Store> store, TrimLimits limits,
-           std::function<void(CommitOutcome)> on_committed);
+    /// `on_damage` is called as on_committed is, once for each kind.
+    Writer(
+        std::unique_ptr<Store> store, TrimLimits limits,
+        std::function<void(CommitOutcome)> on_committed,
+        std::function<void(Damage)> on_damage = [](const Damage&) {});
     ~Writer();
     Writer(const Writer&) = delete;
     Writer& operator=(const Writer&) = delete;
@@ -41,6 +53,8 @@ class Writer {
     /// From any thread.
     [[nodiscard]] std::uint64_t database_bytes() const;
     [[nodiscard]] std::uint64_t rows_trimmed() const;
+    /// Checkpoints that failed: the write-ahead log grows until one succeeds.
+    [[nodiscard]] std::uint64_t checkpoints_failed() const;
 
  private:
     struct Impl;

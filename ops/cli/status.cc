@@ -164,10 +164,15 @@ std::vector<Process> look_at(const Place& place, const std::string& token,
     return processes;
 }
 
-/// A broker serves on where its disk refuses; that all is well would be a lie all the same.
 bool durable(const Process& process) {
     const json::value* value = process.body.if_contains("durable");
     return !(value && value->is_bool() && !value->get_bool());
+}
+
+/// A broker serves on where its disk refuses, or has damaged rows; that all is well would be a lie
+/// all the same.
+bool well(const Process& process) {
+    return process.ready && durable(process) && text(process.body, "damage").empty();
 }
 
 std::string detail(const Process& process) {
@@ -175,6 +180,9 @@ std::string detail(const Process& process) {
         return process.problem;
     }
     std::string out = durable(process) ? "" : "not durable: the disk refuses, see the log";
+    if (const std::string damage = text(process.body, "damage"); !damage.empty()) {
+        out += (out.empty() ? "" : ", ") + ("damaged database, restart to mend: " + damage);
+    }
     for (const std::string_view name : {"status", "error", "reason", "state", "origin",
                                         "engine_url", "uplink", "clients", "values", "pos"}) {
         const json::value* value = process.body.if_contains(name);
@@ -251,7 +259,7 @@ std::string sources_table(const json::array& sources, const Paint& paint) {
 std::string processes_table(const std::vector<Process>& processes, const Paint& paint) {
     std::vector<std::vector<Cell>> rows;
     for (const Process& process : processes) {
-        const bool ready = process.ready && durable(process);
+        const bool ready = well(process);
         const std::string state = ready ? "ready" : process.answers ? "not ready" : "down";
         rows.push_back(
             {{process.name, {}}, {process.base, {}}, {state, state}, {detail(process), {}}});
@@ -266,7 +274,7 @@ std::string as_json(const Place& place, const std::vector<Process>& processes, b
         list.push_back({{"name", process.name},
                         {"address", process.base},
                         {"answers", process.answers},
-                        {"ready", process.ready && durable(process)},
+                        {"ready", well(process)},
                         {"problem", process.problem},
                         {"detail", process.body}});
     }
@@ -302,7 +310,7 @@ int run_status(const StatusCommand& command) {
     const Process* teller =
         nullptr;  // An edge that can tell of breakers and topics, best one that is ready.
     for (const Process& process : processes) {
-        ready = ready && process.ready && durable(process);
+        ready = ready && well(process);
         const bool tells = process.answers && process.body.contains("sources");
         if (tells && (!teller || (process.ready && !teller->ready))) {
             teller = &process;

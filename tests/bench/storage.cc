@@ -71,7 +71,7 @@ void starts(std::size_t events) {
         for (std::size_t left = events; left > 0; left -= std::min<std::size_t>(left, 1000)) {
             store->commit(*feed.batch(std::min<std::size_t>(left, 1000))).value();
             if (store->wal_pages() >= kCheckpointPages) {
-                store->checkpoint();
+                store->checkpoint().value();
             }
         }
     }

@@ -122,7 +122,7 @@ Original make_original(const std::string& path) {
     {
         const auto store = Store::open(path, kWritten, kBoot).value();
         store->commit(batch).value();
-        store->checkpoint();
+        store->checkpoint().value();
     }
     original.file = read_file(path);
     return original;

@@ -4,10 +4,13 @@ import glob
 import os
 import random
 import resource
+import sqlite3
 import stat
 import subprocess
 
 from harness import BIN, clean_environment, until
+from resume_test import back, bookmark, notes, publish
+from ws_client import V1
 
 POLL = "system.status"
 PAGE = 4096
@@ -83,6 +86,74 @@ def test_a_database_with_random_damage_always_starts_and_serves(make_cluster, en
         cluster.broker.start()
         with cluster.v1(POLL) as client:
             client.wait(value(True), timeout=20)
+
+
+def find_page(path, content):
+    """The only page of the file that has this, as the broker wrote it."""
+    file = open(path, "rb").read()
+    pages = [at for at in range(0, len(file), PAGE) if content in file[at:at + PAGE]]
+    assert len(pages) == 1, pages
+    return pages[0]
+
+
+def test_a_row_that_rots_under_the_broker_is_told_as_a_gap_and_to_the_operator_until_a_restart(make_cluster):
+    cluster = make_cluster(None, origins=())
+    publish(cluster, [0])
+    cursor = bookmark(cluster)
+    publish(cluster, [1, 2, 3])
+    assert cluster.command("status", "--config", cluster.command_config(), "--edges", "1").stdout.count("damage") == 0
+    with sqlite3.connect(cluster.database) as database:
+        database.execute("UPDATE log SET body = x'81a16e2a' WHERE pos = 3")  # {"n": 42}
+    database.close()
+    for again in (False, True):
+        cluster.add_edge().start()  # It remembers nothing, so it asks the broker.
+        with back(cluster, cursor, edge=-1) as client:
+            lost = client.wait("skipped").data
+            assert (lost["topic"], lost["from"], lost["to"], lost["why"]) == ("note", 3, 3, "lost")
+            assert notes(client, 2)[:2] == [1, 3]
+        damage = cluster.broker.readiness()[1].get("damage", "")
+        status = cluster.command("status", "--config", cluster.command_config(), "--edges", "1")
+        assert ("position 3 is damaged" in damage) != again
+        assert cluster.broker.metrics()["sigmacast_broker_damaged"] == (0 if again else 1)
+        assert ("damaged database" in status.stdout) != again
+        if not again:
+            assert status.returncode == 1
+            assert "the database is damaged: readers get gaps" in cluster.broker.log()
+            publish(cluster, [4])  # All else goes on.
+            assert cluster.broker.terminate() == 0
+            cluster.broker.start()
+            assert "repaired at start" in cluster.broker.log() and "1 are damaged" in cluster.broker.log()
+
+
+def test_a_page_that_rots_under_the_broker_ends_it_and_the_next_start_saves_the_rest(make_cluster):
+    cluster = make_cluster(None, origins=())
+    publish(cluster, [0])
+    cursor = bookmark(cluster)
+    publish(cluster, range(1, 200))
+    assert cluster.broker.terminate() == 0  # So that the pages are in the file.
+    cluster.broker.start()
+    publish(cluster, range(200, 205))
+    with sqlite3.connect(f"file:{cluster.database}?mode=ro", uri=True) as database:
+        header = database.execute("SELECT header FROM log WHERE pos = 100").fetchone()[0]
+    database.close()
+    page = find_page(cluster.database, header)
+    with open(cluster.database, "r+b") as file:
+        file.seek(page)
+        file.write(b"\xee" * 8)
+    cluster.add_edge().start()
+    with cluster.client(V1, -1) as client:
+        client.wait("hello")
+        client.send({"type": "subscribe", "id": 1, "data": {"types": ["note"], "resume": cursor}})
+        until(lambda: cluster.broker.process.poll() is not None, 20, "the broker has ended")
+    assert cluster.broker.process.returncode == 1
+    assert "the database is damaged: ending" in cluster.broker.log()
+    cluster.broker.start()
+    assert "repaired at start" in cluster.broker.log() and glob.glob(f"{cluster.database}.damaged-*")
+    publish(cluster, [300])
+    fresh = bookmark(cluster, -1)
+    assert fresh["epoch"] != cursor["epoch"]
+    with back(cluster, cursor, edge=-1) as client:
+        assert client.part["result"] == "snapshot"
 
 
 def test_what_the_broker_makes_is_its_owners_alone(make_cluster, engine):

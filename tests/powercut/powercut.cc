@@ -87,7 +87,7 @@ class Life {
         } else if (what < 82) {
             truth_.trim(*store_, Seconds{100});
         } else if (what < 92) {
-            store_->checkpoint();
+            static_cast<void>(store_->checkpoint());
         } else if (what < 96) {
             if (truth_.random(2) == 0) {
                 store_->mark_clean();

@@ -80,7 +80,7 @@ class FullDiskTest : public testing::Test {
         for (int i = 0; i < 10; ++i) {
             store_->commit(*rows_.batch(400, 1000)).value();
         }
-        store_->checkpoint();
+        static_cast<void>(store_->checkpoint());
     }
     /// Somebody else takes what is left, but for this.
     void fill_disk(std::uintmax_t leave = 0) {
@@ -126,7 +126,7 @@ TEST_F(FullDiskTest, TheReserveLetsTheOldestRowsGoAndTheLogGoesOnInTheirPlace) {
             store_->commit(*batch).value();
         }
         trim();
-        store_->checkpoint();
+        static_cast<void>(store_->checkpoint());
     }
     EXPECT_FALSE(reserved());
     EXPECT_EQ(size, std::filesystem::file_size(path_));
@@ -148,6 +148,20 @@ TEST_F(FullDiskTest, OnceThereIsRoomTheReserveIsMadeAnewAndNoMoreRowsGo) {
     store_->commit(*rows_.batch(600, 1000))
         .value();  // The spare room is used up, and the file grows.
     EXPECT_EQ(0U, trim());
+}
+
+TEST_F(FullDiskTest, AWriteAheadLogThatCannotBeCopiedIsAnErrorUntilThereIsRoom) {
+    for (int i = 0; i < 10; ++i) {
+        store_->commit(*rows_.batch(400, 2000)).value();  // More than the reserve gives back.
+    }
+    fill_disk();
+    const auto refused = store_->checkpoint();
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(Errc::kFull, refused.error().code);
+    EXPECT_THAT(refused.error().message, testing::HasSubstr("write-ahead log"));
+    empty_disk();
+    EXPECT_TRUE(store_->checkpoint());
+    EXPECT_EQ(0, store_->wal_pages());
 }
 
 TEST_F(FullDiskTest, NoReserveIsTakenFromADiskThatIsNearlyFull) {

@@ -318,6 +318,35 @@ TEST_F(StoreTest, RowsThatAWrongClockStampedInTheFutureGoOnceTheMachineHasBeenUp
     EXPECT_EQ(1U, store_->trim(now_, {Seconds{50}, Seconds{50}, 0}).value());
 }
 
+TEST_F(StoreTest, AClockThatIsYearsAheadAtTheStartOfTheMachineDoesNotEmptyTheLog) {
+    constexpr TrimLimits kDay{Seconds{86'400}, Seconds{86'400}, 0};
+    commit_ok({row(Kind::kEvent, "e")});
+    advance(Seconds{60});
+    commit_ok({row(Kind::kEvent, "e")});
+    now_.wall += std::chrono::duration_cast<Millis>(std::chrono::years{10});
+    now_.mono = Mono{} + Seconds{5};
+    open("boot-b");
+    EXPECT_EQ(0U, store_->trim(now_, kDay).value());
+    now_.wall -= std::chrono::duration_cast<Millis>(std::chrono::years{10});  // It is set right.
+    open("boot-b");
+    EXPECT_EQ(0U, store_->trim(now_, kDay).value());
+    advance(Seconds{86'400});
+    EXPECT_EQ(2U, store_->trim(now_, kDay).value());
+}
+
+TEST_F(StoreTest, TheTimeThatAMachineWasOffCountsUpToABound) {
+    constexpr TrimLimits kLimits{Seconds{4'000}, Seconds{4'000}, 0};
+    commit_ok({row(Kind::kEvent, "e")});
+    now_.wall += 10 * kOffMax;
+    now_.mono = Mono{} + Seconds{5};
+    open("boot-b");
+    EXPECT_EQ(0U, store_->trim(now_, kLimits).value());
+    advance(Seconds{395});  // With the hour: 4,000 s.
+    EXPECT_EQ(0U, store_->trim(now_, kLimits).value());
+    advance(Seconds{1});
+    EXPECT_EQ(1U, store_->trim(now_, kLimits).value());
+}
+
 INSTANTIATE_TEST_SUITE_P(Jumps, StoreClockTest,
                          testing::Values(std::chrono::hours{1}, std::chrono::hours{-1},
                                          std::chrono::hours{24 * 3652},
@@ -355,6 +384,22 @@ TEST_F(StoreTest, APoisonRowBecomesAGapAndTheRestOfItsBatchIsCommitted) {
     EXPECT_THAT(seqs(found), ElementsAre(1, 2, 3));
     EXPECT_EQ(Kind::kGap, found.items[1].kind);
     EXPECT_EQ(Kind::kEvent, found.items[2].kind);
+}
+
+TEST_F(StoreTest, WhatTheLogTakesTheStateTakesSoThatNoBatchFailsForEver) {
+    const std::string key(kNameBytesMax, 'k');
+    for (int below = 100; below < 1'000; below += 100) {
+        std::vector<Message> rows{row(Kind::kValue, "v", key), row(Kind::kEvent, "e")};
+        rows[0].data = std::make_shared<const std::string>(kRowBytesMax - below, 'x');
+        const auto done = commit(rows);
+        ASSERT_TRUE(done) << below << ": " << done.error().message;
+        EXPECT_THAT(done->poisoned, ElementsAre(rows[0].pos));
+    }
+    std::vector<Message> rows{row(Kind::kValue, "v", key)};
+    rows[0].data = std::make_shared<const std::string>(kRecordBytesMax - 2 * key.size() - 512, 'x');
+    const auto done = commit(rows);
+    ASSERT_TRUE(done) << done.error().message;
+    EXPECT_THAT(done->poisoned, IsEmpty());
 }
 
 TEST_F(StoreTest, AFullDiskIsAnErrorThatLeavesNoTraceAndTheBatchCanBeTriedAgain) {

@@ -75,7 +75,7 @@ class VfsFaultTest : public testing::TestWithParam<Case> {
             truth.batch(*store, 4);
             truth.advance(Seconds{10});
             if (i == 2) {
-                store->checkpoint();
+                static_cast<void>(store->checkpoint());
             } else if (i == 3) {
                 truth.trim(*store, Seconds{50});
             } else if (i == 4) {

@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
+#include <mutex>
 #include <thread>
 
 #include "storage/reader.h"
@@ -27,12 +29,24 @@ class WriterTest : public testing::Test {
         raw_ = store_.get();
     }
     void start(TrimLimits limits = kKeepAll) {
-        writer_.emplace(std::move(store_), limits, [this](CommitOutcome outcome) {
-            if (on_writers_thread_) {
-                on_writers_thread_();
-            }
-            outcomes_.add(std::move(outcome));
-        });
+        writer_.emplace(
+            std::move(store_), limits,
+            [this](CommitOutcome outcome) {
+                if (on_writers_thread_) {
+                    on_writers_thread_();
+                }
+                outcomes_.add(std::move(outcome));
+            },
+            [this](Damage damage) {
+                const std::lock_guard lock(damage_mutex_);
+                damage_.push_back(std::move(damage));
+            });
+    }
+    /// What was told until the writer has ended.
+    std::vector<Damage> damage() {
+        writer_->stop();
+        const std::lock_guard lock(damage_mutex_);
+        return damage_;
     }
     /// Positions of the log as another process sees them.
     std::vector<std::uint64_t> log() {
@@ -51,6 +65,8 @@ class WriterTest : public testing::Test {
     Store* raw_ = nullptr;  // To be touched on the writer's thread only, once that runs.
     std::function<void()> on_writers_thread_;
     Outcomes outcomes_;
+    std::mutex damage_mutex_;
+    std::vector<Damage> damage_;
     std::optional<Writer> writer_;
 };
 
@@ -143,6 +159,43 @@ TEST_F(WriterTest, RetentionWorksInSlicesAndLetsCommitsInBetween) {
     writer_->stop();
     EXPECT_EQ(3501U, log().front());
     EXPECT_GT(writer_->database_bytes(), 0U);
+}
+
+TEST_F(WriterTest, ADamagedRowThatRetentionMeetsIsToldOnceAndCommitsGoOn) {
+    raw_->commit(*rows_.batch(20)).value();
+    raw_->database().execute("UPDATE log SET body = x'80' WHERE pos = 3").value();
+    start({Seconds{1'000'000}, Seconds{1'000'000}, 1});
+    for (int i = 0; i < 5; ++i) {
+        writer_->submit(rows_.batch(1));
+        EXPECT_TRUE(outcomes_.next().result);
+    }
+    const std::vector<Damage> told = damage();
+    ASSERT_EQ(1U, told.size());
+    EXPECT_TRUE(told[0].rows_only);
+    EXPECT_THAT(told[0].what, testing::HasSubstr("position 3 is damaged"));
+}
+
+TEST_F(WriterTest, APageThatRetentionCannotReadIsToldAsDamageOfTheFile) {
+    raw_->commit(*rows_.batch(2000, 1000)).value();
+    raw_->mark_clean();
+    const auto page = raw_->database().number(
+        "SELECT pageno FROM dbstat WHERE name = 'log' AND pagetype = 'leaf' ORDER BY path LIMIT 1 "
+        "OFFSET 5");
+    ASSERT_TRUE(page) << page.error().message;
+    raw_->checkpoint().value();
+    store_.reset();
+    {
+        std::fstream file(path_, std::ios::binary | std::ios::in | std::ios::out);
+        file.seekp((*page - 1) * static_cast<std::streamoff>(kPageBytes));
+        file << std::string(8, '\xEE');
+    }
+    store_ = Store::open(path_, rows_.now).value();
+    start({Seconds{1'000'000}, Seconds{1'000'000}, 1});
+    writer_->submit(rows_.batch(1));
+    outcomes_.next();
+    const std::vector<Damage> told = damage();
+    ASSERT_EQ(1U, told.size());
+    EXPECT_FALSE(told[0].rows_only) << told[0].what;
 }
 
 TEST_F(WriterTest, ALargeWriteAheadLogIsCopiedIntoTheDatabase) {
