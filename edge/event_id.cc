@@ -4,6 +4,7 @@
 #include <array>
 
 #include "common/codec.h"
+#include "common/sequence.h"
 
 namespace sigmacast::edge {
 namespace {
@@ -172,13 +173,14 @@ std::optional<EventId> EventId::parse(std::string_view token) {
     EventId id;
     id.epoch_ = unpacked(reader.bytes(kEpochBytes));
     id.pos_ = reader.varint();
+    reader.good = reader.good && id.pos_ <= sequence::kSeqMax;  // No log counts further.
     while (reader.good && !reader.rest.empty()) {
         const std::string origin = reader.text(kNameBytesMax);
         for (std::uint64_t left = reader.varint(); reader.good && left > 0; --left) {
             std::string topic = reader.text(kNameBytesMax);
             const std::uint64_t beyond = reader.varint();
+            reader.good = reader.good && beyond <= sequence::kSeqMax - id.pos_;
             id.marks_.at[{origin, std::move(topic)}] = id.pos_ + beyond;
-            reader.good = reader.good && beyond <= UINT64_MAX - id.pos_;
         }
     }
     // One way to write each: whatever else was done to it shows here.

@@ -21,6 +21,7 @@
 #include <string_view>
 #include <utility>
 
+#include "common/message.h"
 #include "edge/render.h"
 
 namespace sigmacast::edge {
@@ -31,7 +32,7 @@ class EventId {
     static constexpr std::size_t kTokenBytesMax = 2'048;
     static constexpr std::size_t kMarksMax = 1'024;
     static constexpr std::size_t kEpochBytes = 16;  // As it is packed: 32 hexadecimal digits.
-    static constexpr std::size_t kNameBytesMax = 255;
+    static constexpr std::size_t kNameBytesMax = sigmacast::kNameBytesMax;  // As of a cursor.
 
     EventId() = default;
     /// nullopt: token() has not made this.

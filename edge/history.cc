@@ -1,7 +1,6 @@
 #include "edge/history.h"
 
 #include <algorithm>
-#include <iterator>
 #include <utility>
 
 namespace sigmacast::edge {
@@ -11,16 +10,11 @@ std::size_t cost(const History::Entry& entry) {
     return History::kEntryOverheadBytes + entry.frame->size();
 }
 
-bool before(std::uint64_t pos, const History::Entry& entry) {
-    return pos < entry.pos;
-}
-
 }  // namespace
 
 void History::reset(std::string epoch, std::uint64_t pos) {
     if (epoch != epoch_) {
-        window_.clear();
-        window_bytes_ = 0;
+        forget_pages();
     }
     epoch_ = std::move(epoch);
     ring_.clear();
@@ -33,28 +27,36 @@ void History::add(Entry entry) {
     if (entry.pos <= start_) {
         return;  // It is in the log, for those who need it.
     }
-    bytes_ += cost(entry);
-    auto at = ring_.end();
-    while (at != ring_.begin() && std::prev(at)->pos > entry.pos) {
-        --at;  // A hole that was filled: its stream is behind the others.
-    }
-    ring_.insert(at, std::move(entry));
+    entry.bytes = cost(entry);
+    bytes_ += entry.bytes;
+    ring_.emplace(entry.pos, std::move(entry));
     while (bytes_ > ring_bytes_max_) {
-        bytes_ -= cost(ring_.front());
-        start_ = ring_.front().pos;
-        ring_.pop_front();
+        bytes_ -= ring_.begin()->second.bytes;
+        start_ = ring_.begin()->first;
+        ring_.erase(ring_.begin());
     }
 }
 
-std::deque<History::Entry>::const_iterator History::ring_after(std::uint64_t pos) const {
-    return std::upper_bound(ring_.begin(), ring_.end(), pos, before);
+const History::Page* History::page_after(std::uint64_t pos) {
+    for (auto page = pages_.upper_bound(pos); page != pages_.begin();) {
+        --page;
+        if (pos < page->second.to) {
+            page->second.used = ++uses_;
+            return &page->second;
+        }
+    }
+    return nullptr;
 }
 
-const History::Page* History::page_after(std::uint64_t pos) const {
-    const auto found =
-        std::upper_bound(window_.begin(), window_.end(), pos,
-                         [](std::uint64_t at, const Page& page) { return at < page.to; });
-    return found != window_.end() && found->from <= pos ? &*found : nullptr;
+/// The scan goes up, and then begins anew.
+std::uint64_t History::next_of(const std::vector<std::uint64_t>& wanted) const {
+    std::uint64_t lowest = sequence::kSeqMax;
+    std::uint64_t next = sequence::kSeqMax;
+    for (const std::uint64_t each : wanted) {
+        lowest = std::min(lowest, each);
+        next = each >= scan_end_ ? std::min(next, each) : next;
+    }
+    return next != sequence::kSeqMax ? next : lowest;
 }
 
 std::optional<protocol::HistoryRequest> History::aim(const std::vector<std::uint64_t>& wanted,
@@ -73,26 +75,16 @@ std::optional<protocol::HistoryRequest> History::aim(const std::vector<std::uint
     }
     under_way_ = false;
     again_.reset();
-    std::uint64_t from = sequence::kSeqMax;  // Nothing is beyond it: the answer is a position.
-    if (!wanted.empty()) {
-        const std::uint64_t reached = window_end();
-        std::uint64_t lowest = sequence::kSeqMax;
-        for (const std::uint64_t each : wanted) {
-            lowest = std::min(lowest, each);
-            from = each >= reached ? std::min(from, each) : from;
-        }
-        if (from == sequence::kSeqMax) {  // All are behind: another round.
-            if (round_ && now.mono < *round_ + kRoundMin && tries_ == 0) {
-                if (!probe) {
-                    again_ = *round_ + kRoundMin;
-                    return std::nullopt;
-                }
-            } else {
-                round_ = now.mono;
-                from = lowest;
-            }
-        } else if (window_.empty()) {
-            round_ = now.mono;
+    std::uint64_t from = next_of(wanted);
+    if (from != sequence::kSeqMax) {
+        const Mono paid = std::max(paid_until_, now.mono) + kPageEach;
+        if (paid - now.mono <= kPageEach * static_cast<int>(kPagesAtOnce)) {
+            paid_until_ = paid;
+        } else if (!probe) {
+            again_ = paid - kPageEach * static_cast<int>(kPagesAtOnce);
+            return std::nullopt;
+        } else {
+            from = sequence::kSeqMax;  // Nothing is beyond it: the answer is a position.
         }
     }
     const Millis wait = std::min(kRetryMin * (1 << tries_), kRetryMax);
@@ -119,20 +111,27 @@ void History::add_page(Page page) {
     if (page.to <= page.from) {
         return;
     }
-    if (!window_.empty() && window_.back().to != page.from) {
-        window_.clear();
-        window_bytes_ = 0;
-    }
     for (const Entry& entry : page.entries) {
         page.bytes += cost(entry);
     }
-    window_bytes_ += page.bytes;
-    window_.push_back(std::move(page));
-    while (window_.size() > 1 &&
-           (window_bytes_ > kWindowBytesMax || window_.size() > kWindowPagesMax)) {
-        window_bytes_ -= window_.front().bytes;
-        window_.pop_front();
+    page.used = ++uses_;
+    scan_end_ = page.to;
+    Page& place = pages_[page.from];
+    pages_bytes_ += page.bytes - place.bytes;
+    place = std::move(page);
+    while (pages_.size() > 1 && (pages_bytes_ > kPagesBytesMax || pages_.size() > kPagesMax)) {
+        const auto oldest = std::min_element(
+            pages_.begin(), pages_.end(),
+            [](const auto& a, const auto& b) { return a.second.used < b.second.used; });
+        pages_bytes_ -= oldest->second.bytes;
+        pages_.erase(oldest);
     }
+}
+
+void History::forget_pages() {
+    pages_.clear();
+    pages_bytes_ = 0;
+    scan_end_ = 0;
 }
 
 void History::start_over() {

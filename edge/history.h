@@ -6,20 +6,21 @@
 //     history.aim(positions that wait, ..)        what to ask the broker
 //     history.on_answer(..), add_page(..)         its answer
 //
-// The ring is complete from ring_start() on. The window is one run of pages that follow each
-// other, shared by everyone who is catching up. One request is under way at a time, whatever the
-// number of clients: the scan begins at the lowest position that is wanted, goes up, and begins
-// again, a little later, for those who came behind it. So a crowd that comes back at once costs the
-// broker at most the pages of its log, twice; whoever reads more slowly than the window moves costs
-// a page more each time that it finds it gone.
+// The ring is complete from ring_start() on. Pages of the log are shared by everyone who is
+// catching up; those that were used last are kept. One request is under way at a time, whatever the
+// number of clients: the scan begins at the lowest position that is wanted and that no page has,
+// goes up, and begins again for those who came behind it. So a crowd that reads as fast as pages
+// come costs the broker the pages of its log once or twice; and one of unequal speed, whose places
+// are further apart than what is kept, kPagesAtOnce and then one each kPageEach, of all clients of
+// this edge together.
 //
-// Pure: no socket, no clock. Runs on: the loop. Bounds: kRingBytesMax, kWindowBytesMax. It knows
+// Pure: no socket, no clock. Runs on: the loop. Bounds: kRingBytesMax, kPagesBytesMax. It knows
 // nothing of sessions: who has got what is resume.h's.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <deque>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -34,28 +35,35 @@ namespace sigmacast::edge {
 class History {
  public:
     static constexpr std::size_t kRingBytesMax = 8u << 20;
-    static constexpr std::size_t kWindowBytesMax = 4u << 20;  // Or one page.
-    static constexpr std::size_t kWindowPagesMax = 64;
+    static constexpr std::size_t kPagesBytesMax = 16u << 20;  // Or one page.
+    static constexpr std::size_t kPagesMax = 64;
     static constexpr std::size_t kEntryOverheadBytes = 96;
-    static constexpr Millis kRoundMin{250};  // From the begin of one round of the scan to the next.
+    static constexpr std::size_t kPagesAtOnce = 256;  // Requests without a pause; then
+    static constexpr Millis kPageEach{20};            // so many, which come back as time passes.
     static constexpr Millis kRetryMin{250};  // Doubles up to kRetryMax, plus up to half at random.
     static constexpr Millis kRetryMax{4'000};
     static constexpr int kTriesMax = 6;  // While the broker is there; then those who wait are told.
 
-    /// An event, or a note in the place of one, as a frame that is marked `replay`.
+    /// An event, or a note in the place of one.
     struct Entry {
         std::uint64_t pos = 0;
         std::uint64_t seq = 0;
         const Stream* stream = nullptr;
-        Bytes frame;
+        mutable Bytes frame;
+        /// The frame is as it was sent live: to be marked (mark_replay()) once it is sent again.
+        mutable bool as_live = false;
+        std::size_t bytes = 0;  // add()'s.
     };
+    using Ring = std::multimap<std::uint64_t, Entry>;  // By pos; of one pos as they came.
     /// Everything after `from`, up to `to`.
     struct Page {
         std::uint64_t from = 0;
         std::uint64_t to = 0;
         std::vector<StreamFloor> floors;
-        std::vector<Entry> entries;  // By pos.
+        std::vector<Entry> entries;    // By pos.
+        std::uint64_t unreadable = 0;  // Rows that were left out.
         std::size_t bytes = 0;
+        std::uint64_t used = 0;  // The higher, the later.
     };
     explicit History(Random random, std::size_t ring_bytes_max = kRingBytesMax)
         : random_(std::move(random)), ring_bytes_max_(ring_bytes_max) {}
@@ -68,15 +76,15 @@ class History {
     [[nodiscard]] std::uint64_t ring_start() const { return start_; }
     [[nodiscard]] std::size_t ring_bytes() const { return bytes_; }
     /// Of the ring: the entries, by pos, and the first one after `pos`.
-    [[nodiscard]] const std::deque<Entry>& ring() const { return ring_; }
-    [[nodiscard]] std::deque<Entry>::const_iterator ring_after(std::uint64_t pos) const;
-    /// The page that goes on after `pos`; null: it is to be asked for. Until the next add_page().
-    [[nodiscard]] const Page* page_after(std::uint64_t pos) const;
-
-    /// Where the window ends; 0: there is none.
-    [[nodiscard]] std::uint64_t window_end() const {
-        return window_.empty() ? 0 : window_.back().to;
+    [[nodiscard]] const Ring& ring() const { return ring_; }
+    [[nodiscard]] Ring::const_iterator ring_after(std::uint64_t pos) const {
+        return ring_.upper_bound(pos);
     }
+    /// The page that goes on after `pos`; null: it is to be asked for. Until the next add_page().
+    [[nodiscard]] const Page* page_after(std::uint64_t pos);
+
+    /// Where the newest page ends; 0: there is none.
+    [[nodiscard]] std::uint64_t scan_end() const { return scan_end_; }
 
     /// What to send to the broker, where anything is due. `wanted`: positions below ring_start()
     /// that no page goes on after; `probe`: the log's position alone would do.
@@ -98,14 +106,19 @@ class History {
     [[nodiscard]] std::uint64_t requests() const { return requests_; }
 
  private:
+    [[nodiscard]] std::uint64_t next_of(const std::vector<std::uint64_t>& wanted) const;
+    void forget_pages();
+
     Random random_;
     const std::size_t ring_bytes_max_;
     std::string epoch_;
-    std::deque<Entry> ring_;
+    Ring ring_;
     std::size_t bytes_ = 0;
     std::uint64_t start_ = 0;
-    std::deque<Page> window_;
-    std::size_t window_bytes_ = 0;
+    std::map<std::uint64_t, Page> pages_;  // By `from`; they may overlap.
+    std::size_t pages_bytes_ = 0;
+    std::uint64_t scan_end_ = 0;
+    std::uint64_t uses_ = 0;
 
     std::uint64_t id_ = 0;
     std::uint64_t first_id_ = 0;  // Of the request that is repeated.
@@ -113,7 +126,7 @@ class History {
     bool for_page_ = false;  // The one that is under way.
     int tries_ = 0;
     std::optional<Mono> again_;  // When it is repeated; or when the next one may be sent.
-    std::optional<Mono> round_;  // When the present round began.
+    Mono paid_until_{};          // Of requests for pages, at one each kPageEach.
     std::uint64_t requests_ = 0;
 };
 

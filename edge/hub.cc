@@ -101,8 +101,8 @@ Bytes Hub::make(std::string_view payload) {
     return frame(payload);
 }
 
-Bytes Hub::make_value(const Value& value, Dialect dialect, Now now, bool replay) {
-    Bytes made = make(render_value(value, cache_.effective(value.age), dialect, now, replay));
+Bytes Hub::make_value(const Value& value, Now now, bool replay) {
+    Bytes made = make(render_value(value, cache_.effective(value.age), Dialect::kV1, now, replay));
     if (made->size() <= options_.queue.bytes_max) {
         return made;
     }
@@ -187,7 +187,7 @@ void Hub::push_state(Session& session, const std::vector<std::string>& topics, N
     std::size_t bytes = 0;
     for (const std::string& topic : topics) {
         for (const Value* value : state_of(session, topic)) {
-            if (Bytes made = make_value(*value, Dialect::kLegacy, now)) {
+            if (Bytes made = make_value(*value, now)) {
                 bytes += made->size();
                 frames.push_back({std::move(made), value->stream, value->seq, value->slot});
             }
@@ -339,14 +339,8 @@ void Hub::send_away(Session& session, Session::Close why, std::string_view id,
 /// Closed once what waits for it has been sent; a v1 client is told when to come back.
 void Hub::say_goodbye(Session& session, Session::Close why, Now now, Millis hint_max) {
     if (session.v1() && session.grant) {
-        const auto hint =
-            static_cast<std::uint64_t>((kReconnectHintMin + random_.upto(hint_max)).count());
-        std::string data = "{";
-        append_member(data, "code", std::uint64_t{why.code});
-        append_member(data, "reason", why.reason);
-        append_member(data, "reconnect_in_ms", hint);
-        data += '}';
-        push_control(session, render_plain("goodbye", {}, data, {}, now));
+        const Millis hint = kReconnectHintMin + random_.upto(hint_max);
+        push_control(session, render_goodbye(why.code, why.reason, hint, now));
     }
     session.close(std::move(why));
     touch(session);
@@ -571,10 +565,12 @@ void Hub::answer_subscribe(Session& session, std::string_view id,
     std::size_t bytes = 0;
     std::string data = "{\"topics\":{";
     for (const std::string& topic : topics) {
-        const std::vector<const Value*> values = state_of(session, topic);
+        const bool of_state =
+            !events || !events->state_was_answered || events->lost.contains(topic);
+        const auto values = of_state ? state_of(session, topic) : std::vector<const Value*>{};
         const std::size_t first = frames.size();
         for (const Value* value : values) {
-            if (Bytes made = make_value(*value, Dialect::kV1, now, true)) {
+            if (Bytes made = make_value(*value, now, true)) {
                 bytes += made->size();
                 frames.push_back({std::move(made), value->stream, value->seq, 0});
             } else {
@@ -690,25 +686,30 @@ void Hub::on_value(const Message& message, Now now) {
     const Value& value = **put;
     const bool state = value.kind == Kind::kValue;
     const std::uint64_t event_pos = state ? 0 : value.pos;
-    if (event_pos != 0) {
-        const History::Entry entry = entry_of(value, now);
-        history_.add(entry);
-    }
-    if (has_listeners(message.topic, Dialect::kV1)) {
-        if (Bytes made = make_value(value, Dialect::kV1, now)) {
-            const Cache::Poll* poll = cache_.find_poll(message.origin, value.poll);
-            push_topic(message.topic, Dialect::kV1,
-                       {std::move(made), value.stream, value.seq, value.slot, value.final,
-                        poll ? poll->tick_slot : 0},
-                       now, event_pos);
-        } else {
-            tell_skipped(message, "too_large", now);
-        }
-    }
+    const bool v1 = has_listeners(message.topic, Dialect::kV1);
     const bool rendered_at_report = state && !value.final && !is_state_poll(value.poll) &&
                                     cache_.find_poll(message.origin, value.poll) != nullptr;
-    if (!rendered_at_report && (!state || is_legacy_origin(message.origin))) {
-        send_legacy(value, now);
+    const bool legacy = !rendered_at_report && (!state || is_legacy_origin(message.origin)) &&
+                        has_listeners(message.topic, Dialect::kLegacy);
+    if (event_pos == 0 && !v1 && !legacy) {
+        return;
+    }
+    const Bytes made = make_value(value, now);  // One for all, and for those who come back.
+    if (event_pos != 0) {
+        history_.add(entry_of(value, made, true, now));
+    }
+    if (v1 && made) {
+        const Cache::Poll* poll = cache_.find_poll(message.origin, value.poll);
+        push_topic(
+            message.topic, Dialect::kV1,
+            {made, value.stream, value.seq, value.slot, value.final, poll ? poll->tick_slot : 0},
+            now, event_pos);
+    } else if (v1) {
+        tell_skipped(message, "too_large", now);
+    }
+    if (legacy && made) {
+        push_topic(message.topic, Dialect::kLegacy,
+                   {made, value.stream, value.seq, value.slot, value.final}, now);
     }
 }
 
@@ -732,7 +733,7 @@ void Hub::send_legacy(const Value& value, Now now) {
     if (!has_listeners(value.stream->topic, Dialect::kLegacy)) {
         return;
     }
-    if (Bytes made = make_value(value, Dialect::kLegacy, now)) {
+    if (Bytes made = make_value(value, now)) {
         push_topic(value.stream->topic, Dialect::kLegacy,
                    {std::move(made), value.stream, value.seq, value.slot, value.final}, now);
     }

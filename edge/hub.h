@@ -23,6 +23,7 @@
 // that happens here, and a queue over its bound is emptied and the session closed.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -54,7 +55,8 @@ struct HubOptions {
     std::size_t messages_per_second = 0;  // Of one client, with a burst (RateLimit); 0: any number.
     std::size_t subscriptions_max = 256;  // Of one client; more are refused with an error.
     std::size_t clients_per_user_max = 0;  // Connections of one subject; 0: any number.
-    /// deadline() is earlier than it was; called within receive(). Not to call back.
+    /// deadline() is earlier than it was; called within receive(), and as a client takes what
+    /// waits for it. Not to call back.
     std::function<void()> wake = nullptr;
     std::size_t ring_bytes_max = History::kRingBytesMax;
 };
@@ -106,7 +108,6 @@ class Hub {
     static constexpr Millis kBehindMax{3'000};
     static constexpr Millis kGather{2};  // Those who come at once are served together.
     static constexpr Millis kResumeCheck{100};
-    static constexpr Millis kRoomCheck{10};  // Whether a client has taken what it was sent.
     /// Of what a client missed, this much waits for it at a time: less than is conflated.
     static constexpr std::size_t kReplayBytes = 192u << 10;
     static constexpr std::size_t kReplayTurn = 20'000;  // Frames, of all clients, at a time.
@@ -217,7 +218,9 @@ class Hub {
         std::uint64_t from = 0;
         std::uint64_t to = 0;
         bool pending = false;
+        bool state_was_answered = false;                 // Of what is not lost: events alone.
         std::map<std::string, std::uint64_t> lost = {};  // By topic: up to where.
+        std::string_view lost_why = "too_old";
     };
     void answer_subscribe(Session& session, std::string_view id,
                           const std::vector<std::string>& topics, std::string_view cause, Now now,
@@ -243,9 +246,13 @@ class Hub {
     void give_up_history(Now now);
     void work(Now now);
     void work_by(Mono when);
-    [[nodiscard]] std::map<std::string, std::uint64_t> lost_to(const Session& session,
-                                                               Resume& resume,
-                                                               const History::Page& page) const;
+    void tell_lost(const Session& session, Resume& resume, const History::Page& page,
+                   Events& events) const;
+    void send_owed(Session& session, const Resume& resume, Now now);
+    /// Of what a client missed, this much waits for it at a time.
+    [[nodiscard]] std::size_t replay_bytes() const {
+        return std::min(kReplayBytes, options_.queue.bytes_max / 2);
+    }
     [[nodiscard]] bool wants(const Session& session, Resume& resume, const Stream& stream) const;
     [[nodiscard]] bool reached(const Resume& resume) const;
     [[nodiscard]] bool has_events(std::string_view topic) const;
@@ -254,7 +261,7 @@ class Hub {
     void renew_history(const protocol::Snapshot& snapshot, bool same);
     void resume_repaired(Session& session, std::uint64_t before,
                          const std::shared_ptr<const Seen>& delivered);
-    History::Entry entry_of(const Value& value, Now now);
+    History::Entry entry_of(const Value& value, Bytes made, bool as_live, Now now);
     void append_entries(const Message& message, History::Page& page, Now now);
     [[nodiscard]] std::vector<const Value*> state_of(const Session& session,
                                                      const std::string& topic);
@@ -274,7 +281,7 @@ class Hub {
     void touch(Session& session);
     Bytes make(std::string_view payload);
     /// Null where it is larger than what may wait for a client: it is sent to nobody.
-    Bytes make_value(const Value& value, Dialect dialect, Now now, bool replay = false);
+    Bytes make_value(const Value& value, Now now, bool replay = false);
 
     HubOptions options_;
     Random random_;

@@ -1,5 +1,6 @@
 // The Hub's part for clients that were away: how each is answered, and how it gets what it missed.
 #include <algorithm>
+#include <functional>
 #include <utility>
 
 #include "common/codec.h"
@@ -56,6 +57,7 @@ void Hub::start_resume(Session& session, const ClientMessage& message,
     resume.seen = std::make_shared<const Seen>(message.cursor->seen);
     resume.since = now.mono;
     resume.asked_after = history_.last_id();
+    session.await_room(0, nullptr);  // Whatever else it takes, it is to be answered.
     session.resumes.push_back(std::move(made));
     std::size_t turn = kReplayTurn;
     if (advance(session, resume, turn, now) == Progress::kDone) {
@@ -174,7 +176,7 @@ void Hub::answer_resume(Session& session, Resume& resume, bool pending, Now now)
     const History::Page* page =
         resume.pos < history_.ring_start() ? history_.page_after(resume.pos) : nullptr;
     if (page) {
-        events.lost = lost_to(session, resume, *page);
+        tell_lost(session, resume, *page, events);
     }
     ++(pending               ? counters_.resumes.pending
        : events.lost.empty() ? counters_.resumes.resumed
@@ -208,9 +210,9 @@ void Hub::append_answer(std::string& data, const std::string& topic, std::string
         append_member(data, "count", std::uint64_t{count.value_or(0)});
     }
     const std::string_view why = !cause.empty() ? cause
-                                 : is_lost      ? "too_old"
-                                 : events       ? "conflated"
-                                                : "";
+                                 : is_lost      ? events->lost_why
+                                 : events       ? std::string_view("conflated")
+                                                : std::string_view();
     if (snapshot && !pending && !why.empty()) {
         append_member(data, "cause", why);
     }
@@ -237,10 +239,20 @@ void Hub::append_answer(std::string& data, const std::string& topic, std::string
     data += '}';
 }
 
-/// What retention has taken of what this client lacks, by topic; each is told once.
-std::map<std::string, std::uint64_t> Hub::lost_to(const Session& session, Resume& resume,
-                                                  const History::Page& page) const {
-    std::map<std::string, std::uint64_t> lost;
+/// What retention has taken of what this client lacks, by topic; each is told once. Where this edge
+/// could not read rows, whose they were is not known: of any topic.
+void Hub::tell_lost(const Session& session, Resume& resume, const History::Page& page,
+                    Events& events) const {
+    std::map<std::string, std::uint64_t>& lost = events.lost;
+    const auto add = [&](const std::string& topic, std::uint64_t to) {
+        const bool named = contains(resume.topics, topic);
+        if (named || lost.size() < kNamesMax) {
+            lost[topic] = std::max(lost[topic], to);
+        }
+        if (!named) {
+            lost["*"] = std::max(lost["*"], to);
+        }
+    };
     for (const StreamFloor& floor : page.floors) {
         if (floor.pos <= resume.pos) {
             continue;
@@ -252,41 +264,49 @@ std::map<std::string, std::uint64_t> Hub::lost_to(const Session& session, Resume
             continue;
         }
         std::uint64_t& told = resume.lost[name];
-        if (told >= floor.pos) {
-            continue;
-        }
-        told = floor.pos;
-        const bool named = contains(resume.topics, floor.topic);
-        if (named || lost.size() < kNamesMax) {
-            lost[floor.topic] = std::max(lost[floor.topic], floor.pos);
-        }
-        if (!named) {
-            lost["*"] = std::max(lost["*"], floor.pos);
+        if (told < floor.pos) {
+            told = floor.pos;
+            add(floor.topic, floor.pos);
         }
     }
-    return lost;
+    if (page.unreadable > 0 && resume.unreadable_to < page.to) {
+        resume.unreadable_to = page.to;
+        events.lost_why = "unavailable";
+        for (const std::string& topic : event_topics_) {
+            if (resume.covers(topic) && session.grant->allows(topic)) {
+                add(topic, page.to);
+            }
+        }
+    }
 }
 
 /// Before what a page holds is sent: what it does not hold any more.
 void Hub::heed_floors(Session& session, Resume& resume, const History::Page& page, Now now) {
     const bool pending = resume.phase == Resume::Phase::kPending;
-    if (!pending && page.floors.empty()) {
+    if (!pending && page.floors.empty() && page.unreadable == 0) {
         return;
     }
-    Events events{.from = resume.pos, .to = std::max(bookmark_, newest_)};
-    events.lost = lost_to(session, resume, page);
+    Events events{
+        .from = resume.pos, .to = std::max(bookmark_, newest_), .state_was_answered = true};
+    tell_lost(session, resume, page, events);
     if (!pending && events.lost.empty()) {
         return;
     }
-    std::vector<std::string> topics;
+    if (events.lost.size() < kNamesMax) {
+        events.lost.erase("*");  // All are named; an answer to "*" is followed by all state.
+    }
+    std::set<std::string> topics;
     for (const std::string& topic : resume.topics) {
-        if (pending ? has_events(topic) : events.lost.contains(topic)) {
-            topics.push_back(topic);
+        if (pending && has_events(topic)) {
+            topics.insert(topic);
         }
+    }
+    for (const auto& [topic, to] : events.lost) {
+        topics.insert(topic);
     }
     ++(events.lost.empty() ? counters_.resumes.resumed : counters_.resumes.too_old);
     resume.phase = Resume::Phase::kCatching;
-    answer_subscribe(session, {}, topics, "", now, {}, &events);
+    answer_subscribe(session, {}, {topics.begin(), topics.end()}, "", now, {}, &events);
 }
 
 // --- What is sent -------------------------------------------------------------------------------
@@ -296,23 +316,26 @@ Hub::Progress Hub::catch_up(Session& session, Resume& resume, std::size_t& turn,
         const bool in_ring = resume.pos >= history_.ring_start();
         const History::Page* page = in_ring ? nullptr : history_.page_after(resume.pos);
         if (!in_ring && !page) {
-            const bool room = !session.data_waiting() || session.data_bytes() < kReplayBytes / 2;
-            return room ? Progress::kPage : Progress::kRoom;
+            return session.data_bytes() < replay_bytes() / 2 ? Progress::kPage : Progress::kRoom;
         }
         if (page) {
             heed_floors(session, resume, *page, now);
         }
         // What the log has beyond the bookmark may come from the feed as well.
         const std::uint64_t limit = page ? std::min(page->to, bookmark_) : sequence::kSeqMax;
-        const auto send = [&](auto entry, const auto& end) {
-            for (; entry != end && entry->pos <= limit; ++entry) {
-                if (turn == 0 && entry->pos != resume.pos) {  // A note goes with its event.
+        const auto send = [&](auto from, const auto& end, const auto& entry_at) {
+            for (; from != end; ++from) {
+                const History::Entry& entry = entry_at(*from);
+                if (entry.pos > limit) {
+                    break;
+                }
+                if (turn == 0 && entry.pos != resume.pos) {  // A note goes with its event.
                     return Progress::kTurn;
                 }
-                if (!replay(session, resume, *entry, now)) {
+                if (!replay(session, resume, entry, now)) {
                     return Progress::kRoom;
                 }
-                resume.pos = entry->pos;
+                resume.pos = entry.pos;
                 turn -= turn > 0 ? 1u : 0u;
             }
             return Progress::kDone;
@@ -323,9 +346,10 @@ Hub::Progress Hub::catch_up(Session& session, Resume& resume, std::size_t& turn,
                                          [](std::uint64_t pos, const History::Entry& entry) {
                                              return pos < entry.pos;
                                          }),
-                        page->entries.end());
+                        page->entries.end(), std::identity());
         } else {
-            sent = send(history_.ring_after(resume.pos), history_.ring().end());
+            sent = send(history_.ring_after(resume.pos), history_.ring().end(),
+                        [](const auto& each) -> const History::Entry& { return each.second; });
         }
         if (in_ring || sent != Progress::kDone) {
             return sent;
@@ -343,10 +367,12 @@ bool Hub::replay(Session& session, Resume& resume, const History::Entry& entry, 
     if (!wants(session, resume, *entry.stream) || !resume.lacks(*entry.stream, entry.pos)) {
         return true;
     }
-    const std::size_t room = std::min(kReplayBytes, options_.queue.bytes_max / 2);
     if (entry.pos != resume.pos && session.data_waiting() &&
-        session.data_bytes() + entry.frame->size() > room) {
+        session.data_bytes() + entry.frame->size() > replay_bytes()) {
         return false;
+    }
+    if (std::exchange(entry.as_live, false)) {
+        entry.frame = make(mark_replay(payload_of(*entry.frame)));  // For all who come back.
     }
     push(session, {entry.frame, entry.stream, entry.seq, 0}, now);
     return true;
@@ -367,12 +393,31 @@ bool Hub::withheld(const Session& session, std::string_view topic, const Stream*
                    std::uint64_t event_pos) const {
     for (const auto& resume : session.resumes) {
         const bool asked = resume->phase == Resume::Phase::kAsked;
-        if ((!asked && event_pos == 0) || !resume->covers(topic)) {
+        const bool state = event_pos == 0;
+        if ((!asked && state && !event_topics_.contains(topic)) || !resume->covers(topic)) {
             continue;
+        }
+        if (!asked && state) {  // It would pass events of its own stream.
+            resume->owed.emplace(topic);
+            return true;
         }
         return asked || event_pos > resume->pos || !resume->lacks(*stream, event_pos);
     }
     return false;
+}
+
+/// It has caught up: now the state of topics that have events, too, where any came meanwhile.
+void Hub::send_owed(Session& session, const Resume& resume, Now now) {
+    std::vector<std::string> topics;
+    for (const std::string& topic : resume.owed) {
+        if (resume.covers(topic) && session.grant->allows(topic)) {
+            topics.push_back(topic);
+        }
+    }
+    if (!topics.empty() && !session.closing()) {
+        const Events events{.from = resume.from, .to = resume.pos};
+        answer_subscribe(session, {}, topics, "", now, {}, &events);
+    }
 }
 
 /// Up to where everything of its topics was queued; nullopt while it is about to be answered, and
@@ -401,15 +446,22 @@ void Hub::work(Now now) {
     const std::size_t all = resuming_.size();
     for (std::size_t i = 0; i < all; ++i) {
         Session& session = *resuming_[(next_resuming_ + i) % all];
+        if (session.awaits_room() && !session.closing()) {
+            continue;
+        }
+        bool room = false;  // Whether it has any for something of what it waits for.
         for (auto it = session.resumes.begin(); it != session.resumes.end();) {
             Resume& resume = **it;
             const Progress progress =
                 session.closing() ? Progress::kDone : advance(session, resume, turn, now);
             if (progress == Progress::kDone) {
+                const std::unique_ptr<Resume> done = std::move(*it);
                 it = session.resumes.erase(it);
+                send_owed(session, *done, now);
                 continue;
             }
             ++it;
+            room = room || progress != Progress::kRoom;
             if (resume.phase == Resume::Phase::kAsked) {
                 work_by(now.mono + kResumeCheck);
             }
@@ -417,12 +469,18 @@ void Hub::work(Now now) {
                 wanted.push_back(resume.pos);
             } else if (progress == Progress::kProbe) {
                 probe = true;
-            } else if (progress == Progress::kRoom) {
-                work_by(now.mono + kRoomCheck);
             } else if (progress == Progress::kTurn) {
                 work_by(now.mono);
                 next = next ? next : &session;
             }
+        }
+        if (!room && !session.resumes.empty()) {
+            session.await_room(replay_bytes() / 2, [this] {
+                work_by(Mono{});
+                if (options_.wake) {
+                    options_.wake();
+                }
+            });
         }
     }
     std::erase_if(resuming_, [](const Session* session) { return session->resumes.empty(); });
@@ -484,7 +542,8 @@ void Hub::step(protocol::History& answer, Now now) {
         page.from = answer.from;
         page.to = answer.to;
         page.floors = std::move(answer.floors);
-        if (history_.window_end() != answer.from) {
+        page.unreadable = answer.unreadable;
+        if (history_.scan_end() != answer.from) {
             page_seq_.clear();
         }
         for (const Message& item : answer.items) {
@@ -500,12 +559,13 @@ void Hub::step(protocol::History& answer, Now now) {
     work(now);
 }
 
-History::Entry Hub::entry_of(const Value& value, Now now) {
-    Bytes made = make_value(value, Dialect::kV1, now, true);
+/// `made`: its frame, as it is sent live or marked; null where it is too large.
+History::Entry Hub::entry_of(const Value& value, Bytes made, bool as_live, Now now) {
     if (!made) {
+        as_live = false;
         made = make(render_skipped(*value.stream, value.seq, value.seq, "too_large", now));
     }
-    return {value.pos, value.seq, value.stream, std::move(made)};
+    return {value.pos, value.seq, value.stream, std::move(made), as_live};
 }
 
 /// A row of the log, and before it a note of what the log does not have any more.
@@ -531,7 +591,7 @@ void Hub::append_entries(const Message& message, History::Page& page, Now now) {
         event_streams_.insert(stream);
         event_topics_.insert(message.topic);
         if (const auto value = cache_.put(message); value && *value) {
-            page.entries.push_back(entry_of(**value, now));
+            page.entries.push_back(entry_of(**value, make_value(**value, now, true), false, now));
         } else {
             ++counters_.not_encodable;
             note(message.seq, message.seq, "not_encodable");

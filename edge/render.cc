@@ -302,6 +302,13 @@ std::string render_value(const Value& value, const Age& age, Dialect, Now now, b
     return out;
 }
 
+std::string mark_replay(std::string_view rendered) {
+    std::string out(rendered.substr(0, rendered.size() - 1));
+    append_raw(out, "replay", "true");
+    out += '}';
+    return out;
+}
+
 std::string render_transition(const Transition& transition, Now now) {
     std::string out = open_envelope("transition", now.wall, 512);
     append_raw(out, "data", "{");
@@ -377,6 +384,15 @@ std::string render_plain(std::string_view type, std::string_view id, std::string
     }
     out += '}';
     return out;
+}
+
+std::string render_goodbye(std::uint16_t code, std::string_view reason, Millis hint, Now now) {
+    std::string data = "{";
+    append_member(data, "code", std::uint64_t{code});
+    append_member(data, "reason", reason);
+    append_member(data, "reconnect_in_ms", static_cast<std::uint64_t>(hint.count()));
+    data += '}';
+    return render_plain("goodbye", {}, data, {}, now);
 }
 
 std::string render_error(std::string_view id, int code, std::string_view name,

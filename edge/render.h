@@ -94,6 +94,8 @@ bool has_member(std::string_view object, const std::vector<std::string_view>& na
 
 std::string render_value(const Value& value, const Age& age, Dialect dialect, Now now,
                          bool replay = false);
+/// An event's text as render_value() makes it for those who missed it.
+std::string mark_replay(std::string_view rendered);
 std::string render_transition(const Transition& transition, Now now);
 /// A good answer that changed nothing. `keys` are named where the engine's list was not complete.
 std::string render_tick(const Source& source, const std::vector<std::string>* keys, Now now);
@@ -106,6 +108,7 @@ std::string render_skipped(const Stream& stream, std::uint64_t from, std::uint64
 /// text, or empty.
 std::string render_plain(std::string_view type, std::string_view id, std::string_view data,
                          std::string_view rest, Now now);
+std::string render_goodbye(std::uint16_t code, std::string_view reason, Millis hint, Now now);
 std::string render_error(std::string_view id, int code, std::string_view name,
                          std::string_view message, bool temporary, Now now,
                          std::string_view topic = {});

@@ -15,6 +15,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -58,7 +59,10 @@ struct Resume {
     Mono since;
     std::uint64_t asked_after = 0;  // Answers of the broker to later requests are newer than it.
     std::map<std::pair<std::string, std::string>, std::uint64_t> lost = {};  // Told, by stream.
+    std::uint64_t unreadable_to = 0;  // Told: up to here rows could not be read.
     std::unordered_map<const Stream*, bool> wanted = {};  // What covers() has said.
+    /// Topics with events whose state came meanwhile: it follows once this is done.
+    std::set<std::string, std::less<>> owed = {};
 
     [[nodiscard]] bool covers(std::string_view topic) const;
     /// Whether an event is one that the client has not been sent.

@@ -351,6 +351,9 @@ std::vector<Bytes> Session::take(std::size_t frames_max, Now now, std::size_t by
     if (data_bytes_ <= limits_.bytes_max) {
         allowance_ = 0;
     }
+    if (on_room_ && data_bytes_ < room_bytes_) {
+        std::exchange(on_room_, nullptr)();
+    }
     if (!taken.empty()) {
         last_sent_ = now.mono;
         counters_.messages += taken.size();

@@ -15,12 +15,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <optional>
 #include <set>
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "common/message.h"
@@ -122,6 +124,13 @@ class Session {
     /// and at most `bytes_max` or one frame. What is left can still be conflated.
     std::vector<Bytes> take(std::size_t frames_max, Now now, std::size_t bytes_max = SIZE_MAX);
 
+    /// Calls, once, as soon as less than `bytes` of data wait; within take(). Not to call back.
+    void await_room(std::size_t bytes, std::function<void()> on_room) {
+        room_bytes_ = bytes;
+        on_room_ = std::move(on_room);
+    }
+    [[nodiscard]] bool awaits_room() const { return on_room_ != nullptr; }
+
     [[nodiscard]] bool idle() const { return control_.empty() && live_items_ == 0; }
     [[nodiscard]] bool data_waiting() const { return live_items_ > 0; }
     [[nodiscard]] std::size_t data_bytes() const { return data_bytes_; }
@@ -163,6 +172,8 @@ class Session {
     std::unordered_map<std::uint64_t, std::uint64_t> slots_;  // slot -> number in data_
     std::map<const Stream*, Skips> skips_;
     Mono last_sent_;
+    std::size_t room_bytes_ = 0;
+    std::function<void()> on_room_;
     std::optional<Close> closing_;
 };
 

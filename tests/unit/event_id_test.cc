@@ -185,6 +185,17 @@ TEST(EventId, WhatIsNoTokenIsRefused) {
     }
 }
 
+TEST(EventId, APositionThatNoLogCanHaveIsNoToken) {
+    constexpr std::uint64_t kMost = INT64_MAX;  // As every log counts.
+    EXPECT_TRUE(EventId::parse(reached(kMost).token()));
+    for (const std::uint64_t pos : {kMost + 1, kMost + 2, UINT64_MAX - 1, UINT64_MAX}) {
+        EXPECT_FALSE(EventId::parse(reached(pos).token())) << pos;
+        EventId id = reached(kMost - 1);
+        id.pass(at("a", pos));
+        EXPECT_FALSE(EventId::parse(id.token())) << pos;
+    }
+}
+
 TEST(EventId, RandomBytesAreNeverAToken) {
     Random random(7);
     static constexpr std::string_view kCharacters =

@@ -89,7 +89,7 @@ class ResumeTest : public ::testing::Test {
                                  .pos = pos_,
                                  .floors = {},
                                  .items = {},
-                                 .unreadable = 0};
+                                 .unreadable = std::exchange(unreadable_, 0)};
         if (request.epoch == epoch_ && request.from < pos_) {
             answer.to = pos_;
             ++pages_;
@@ -191,6 +191,7 @@ class ResumeTest : public ::testing::Test {
     std::string epoch_;
     std::size_t page_rows_ = 10;
     std::size_t pages_ = 0;
+    std::uint64_t unreadable_ = 0;  // Rows of the next answer.
     std::vector<protocol::HistoryRequest> asked_;
 };
 
@@ -280,7 +281,7 @@ TEST_F(ResumeTest, WhoComesBehindTheScanWaitsForItsNextRoundAndHoldsNobodyUp) {
         serve(1);  // A page takes its time.
     }
     EXPECT_THAT(positions(*sessions[0]), ElementsAreArray(logged(100)));
-    wait(Millis{1'000});
+    wait(Millis{4'000});  // Pages that were asked for again come one each kPageEach.
     for (std::size_t i = 1; i < sessions.size(); ++i) {
         ASSERT_THAT(positions(*sessions[i]), ElementsAreArray(logged(100))) << i;
     }
@@ -958,6 +959,206 @@ TEST_F(ResumeTest, AHoleInTheLogIsToldAsLost) {
     EXPECT_THAT(positions(messages), ElementsAre(101, 102, 104, 106));
     EXPECT_THAT(lost, ElementsAre(R"({"topic":"alert","from":3,"to":3,"why":"lost"})",
                                   R"({"topic":"alert","from":5,"to":5,"why":"lost"})"));
+}
+
+TEST_F(ResumeTest, ACrowdOfUnequalSpeedCostsTheBrokerABoundedNumberOfRequests) {
+    for (int i = 0; i < 1'000; ++i) {
+        log_event("alert", 2'000);  // 100 pages; the edge keeps fewer.
+    }
+    join();
+    struct Client {
+        Session* session = nullptr;
+        std::size_t wanted = 0;
+        std::size_t speed = 0;
+        std::size_t got = 0;
+    };
+    std::vector<Client> clients;
+    Random random(11);
+    const auto any = [&](int most) {
+        return static_cast<std::uint64_t>(random.upto(Millis{most}).count());
+    };
+    for (int i = 0; i < 1'000; ++i) {
+        Session& session = open();
+        const std::uint64_t from = 100 + any(990);
+        resume(session, from);
+        clients.push_back({&session, 1'100 - from, 1 + any(9), 0});
+    }
+    std::size_t left = clients.size();
+    Millis took{0};
+    for (; left > 0 && took < Millis{120'000}; took += Millis{10}) {
+        for (int i = 0; i < 10; ++i) {  // A page takes a millisecond.
+            wait(Millis{1}, false);
+            serve(1);
+        }
+        for (Client& client : clients) {
+            if (client.got <= client.wanted) {
+                client.got += client.session->take(client.speed, clock_.now()).size();
+                left -= client.got > client.wanted ? 1u : 0u;  // The answer is one of them.
+            }
+        }
+    }
+    RecordProperty("requests", static_cast<int>(hub_->history().requests()));
+    RecordProperty("virtual_ms", static_cast<int>(took.count()));
+    EXPECT_EQ(left, 0u);
+    EXPECT_EQ(hub_->resuming(), 0u);
+    const auto seconds = static_cast<std::uint64_t>(took / Millis{1'000}) + 1;
+    EXPECT_LE(hub_->history().requests(),
+              History::kPagesAtOnce + seconds * (Millis{1'000} / History::kPageEach));
+}
+
+TEST_F(ResumeTest, WhoTakesNothingIsNotLookedAtUntilItDoes) {
+    for (int i = 0; i < 500; ++i) {
+        log_event("alert", 2'000);
+    }
+    join();
+    page_rows_ = 1'000;
+    Session& session = open();
+    resume(session, 100);
+    wait(Millis{5});
+    const std::size_t queued = session.queued_bytes();
+    ASSERT_GT(queued, Hub::kReplayBytes / 2);
+    EXPECT_GE(hub_->deadline(), clock_.now().mono + Hub::kResumeCheck);
+    hub_->on_timer(clock_.now());
+    EXPECT_EQ(session.queued_bytes(), queued);
+    std::size_t got = session.take(100, clock_.now()).size();
+    EXPECT_LE(hub_->deadline(), clock_.now().mono) << "it has room";
+    for (int i = 0; i < 100 && hub_->resuming() > 0; ++i) {
+        hub_->on_timer(clock_.now());
+        got += session.take(100, clock_.now()).size();
+    }
+    got += session.take(1'000, clock_.now()).size();
+    EXPECT_EQ(got, 501u) << "the answer and each event";
+}
+
+TEST_F(ResumeTest, AnEventIsRenderedOnceForThoseWhoAreThereAndForTheRing) {
+    join();
+    Session& session = open();
+    say(session, R"({"type":"subscribe","data":{"types":["alert"]}})");
+    read(session);
+    const std::uint64_t before = hub_->counters().encodes;
+    for (int i = 0; i < 10; ++i) {
+        live_event();
+    }
+    EXPECT_EQ(hub_->counters().encodes - before, 10u);
+    const auto live = read(session);
+    EXPECT_EQ(positions(live).size(), 10u);
+    Session& another = open();
+    resume(another, 100);
+    const auto replayed = read(another);
+    ASSERT_EQ(positions(replayed).size(), 10u);
+    Object expected = live[0];
+    EXPECT_FALSE(expected.contains("replay"));
+    expected["replay"] = true;
+    EXPECT_EQ(replayed[1], expected);
+}
+
+TEST_F(ResumeTest, StateIsNotSentAgainForWhatRetentionTakesMeanwhile) {
+    for (int i = 0; i < 400; ++i) {
+        log_event("alert", 2'000);
+    }
+    join();
+    Session& session = open();
+    resume(session, 100, R"("*")");
+    std::vector<Object> messages;
+    for (int i = 0; i < 60; ++i) {
+        wait(Millis{30});
+        for (Object& each : read(session, 20)) {
+            messages.push_back(std::move(each));
+        }
+        trim("alert", 190 + static_cast<std::uint64_t>(i) * 22);
+    }
+    wait(Millis{1'000});
+    for (Object& each : read(session)) {
+        messages.push_back(std::move(each));
+    }
+    std::size_t told = 0;
+    for (const Object& each : messages) {
+        if (each.at("type") == "subscribed" && !each.contains("id")) {
+            ++told;
+            const Object& topics = each.at("data").at("topics").as_object();
+            EXPECT_FALSE(topics.contains("*")) << "its count would be of all state";
+            EXPECT_EQ(topics.at("alert").at("cause"), "too_old");
+            EXPECT_TRUE(topics.at("alert").as_object().contains("lost"));
+        }
+    }
+    EXPECT_GE(told, 3u);
+    EXPECT_EQ(positions(messages, "system.status").size(), 1u);
+}
+
+TEST_F(ResumeTest, StateOfAStarIsNotSentAgainOnceTheBrokerTells) {
+    log_event();
+    join();
+    Session& session = open();
+    resume(session, 100, R"("*")");
+    wait(Hub::kAnswerMax + Millis{200}, false);
+    EXPECT_EQ(part(read(session), 0, "*").at("count"), 1);
+    wait(Millis{10'000});
+    const auto messages = read(session);
+    EXPECT_EQ(part(messages, 0, "*").at("result"), "resumed");
+    EXPECT_THAT(positions(messages), ElementsAre(101));
+    EXPECT_THAT(positions(messages, "system.status"), IsEmpty());
+}
+
+TEST_F(ResumeTest, StateOfATopicWithEventsNeverPassesThoseThatAreReplayed) {
+    for (int i = 0; i < 300; ++i) {
+        log_event("alert", 2'000);
+    }
+    join();
+    Session& session = open();
+    resume(session, 100);
+    wait(Millis{10});
+    Message late =
+        value({.topic = "alert", .poll = "", .json = R"({"lamp":"on"})", .seq = ++seq_["alert"]},
+              clock_.now());
+    late.key = "hall";
+    late.pos = ++pos_;
+    apply(late);
+    bookmark();
+    std::vector<Object> messages;
+    for (int i = 0; i < 100; ++i) {
+        for (Object& each : read(session, 20)) {
+            messages.push_back(std::move(each));
+        }
+        wait(Millis{20});
+    }
+    EXPECT_EQ(hub_->resuming(), 0u);
+    // Who goes away with the highest position of a stream has had everything up to it.
+    const auto got = positions(messages);
+    ASSERT_EQ(got.size(), 301u);
+    EXPECT_TRUE(std::is_sorted(got.begin(), got.end()));
+    EXPECT_EQ(got.back(), late.pos);
+    EXPECT_EQ(messages.back().at("data").at("lamp"), "on");
+    const Object answer = part(messages, messages.size() - 2);
+    EXPECT_EQ(answer.at("result"), "snapshot");
+    EXPECT_EQ(answer.at("count"), 1);
+    EXPECT_EQ(answer.at("cause"), "conflated");
+}
+
+TEST_F(ResumeTest, RowsThatThisEdgeCannotReadAreToldAsLost) {
+    for (int i = 0; i < 30; ++i) {
+        log_event();
+    }
+    log_event("other");
+    std::erase_if(log_, [](const Message& m) { return m.pos == 105; });
+    unreadable_ = 1;  // Of the first page.
+    join();
+    Session& session = open();
+    resume(session, 104);
+    Session& star = open();
+    resume(star, 104, R"("*")");
+    wait(Millis{50});
+    const auto messages = read(session);
+    const Object answer = part(messages);
+    EXPECT_EQ(answer.at("result"), "snapshot");
+    EXPECT_EQ(answer.at("cause"), "unavailable");
+    EXPECT_EQ(answer.at("lost").at("from"), 104);
+    EXPECT_EQ(answer.at("lost").at("to"), 115);
+    EXPECT_THAT(positions(messages), ElementsAreArray(logged(104)));
+    EXPECT_EQ(std::count_if(messages.begin(), messages.end(),
+                            [](const Object& each) { return each.at("type") == "subscribed"; }),
+              1)
+        << "once";
+    EXPECT_EQ(part(read(star), 0, "*").at("lost").at("to"), 115);
 }
 
 }  // namespace
