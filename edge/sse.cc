@@ -24,8 +24,6 @@ using error_code = boost::system::error_code;
 
 constexpr std::size_t kIgnoredBytesMax = 64u << 10;
 constexpr std::size_t kCopiedBytesMax = 2u << 10;  // Longer messages are shared by their clients.
-constexpr Millis kRetryMin{1'000};                 // Spread, so that those who lost one edge do not
-constexpr Millis kRetryMax{3'000};                 // come to the next at the same moment.
 constexpr Millis kDeadPeerSlack{5'000};
 
 /// Where a goodbye asks its client to stay away for a while: EventSource knows it as `retry`.
@@ -47,6 +45,10 @@ bool is_from_future(std::string_view subscribed) {
     return subscribed.find("\"cause\":\"future\"") != std::string_view::npos;
 }
 
+http::Headers stream_headers() {
+    return {{"Cache-Control", "no-store"}, {"X-Accel-Buffering", "no"}};
+}
+
 class EventStream final : public Client, public std::enable_shared_from_this<EventStream> {
  public:
     EventStream(Wire::Impl& wire, http::Upgrade& upgrade, Grant grant, EventsRequest asked)
@@ -60,7 +62,7 @@ class EventStream final : public Client, public std::enable_shared_from_this<Eve
           head_only_(upgrade.request.method == "HEAD"),
           ignored_(upgrade.buffered.size()) {
         http::Response head{.body = {}, .content_type = "text/event-stream"};
-        head.headers = {{"Cache-Control", "no-store"}, {"X-Accel-Buffering", "no"}};
+        head.headers = stream_headers();
         add_answer_headers(head, upgrade.request, wire.options.cors_origins);
         head_ = http::stream_head(head, kServerName);
     }
@@ -79,7 +81,7 @@ class EventStream final : public Client, public std::enable_shared_from_this<Eve
             close_when_sent(now);
             return read();
         }
-        const auto retry = kRetryMin + wire_.random.upto(kRetryMax - kRetryMin);
+        const auto retry = kStreamRetryMin + wire_.random.upto(kStreamRetryMax - kStreamRetryMin);
         outbox_.append(std::make_shared<std::string>(
             std::move(head_) + "retry: " + std::to_string(retry.count()) + "\n\n"));
         session_ = &wire_.hub.open(Dialect::kV1, now, std::move(grant_));
@@ -284,6 +286,17 @@ class EventStream final : public Client, public std::enable_shared_from_this<Eve
 bool is_events_path(std::string_view path) {
     return path.starts_with(kEventsPath) &&
            (path.size() == kEventsPath.size() || path.substr(kEventsPath.size()) == "/");
+}
+
+http::Response stream_of_goodbye(const Session::Close& why, Millis retry_min, Millis retry_max,
+                                 Random& random) {
+    const Millis retry = retry_min + random.upto(retry_max - retry_min);
+    http::Response response{
+        .body = "retry: " + std::to_string(retry.count()) +
+                "\n\ndata: " + render_goodbye(why.code, why.reason, retry, system_now()) + "\n\n",
+        .content_type = "text/event-stream"};
+    response.headers = stream_headers();
+    return response;
 }
 
 std::string EventsRequest::subscribe() const {

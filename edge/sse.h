@@ -22,6 +22,18 @@ inline constexpr std::string_view kEventsPath = "/api/v1/events";
 /// With or without a slash at its end.
 bool is_events_path(std::string_view path);
 
+/// How long a client waits before it comes back, spread so that those who lost one edge do not come
+/// to the next at the same moment; and where there is no room, which does not come by asking often.
+inline constexpr Millis kStreamRetryMin{1'000};
+inline constexpr Millis kStreamRetryMax{3'000};
+inline constexpr Millis kFullRetryMin{5'000};
+inline constexpr Millis kFullRetryMax{15'000};
+
+/// For whom there is no stream now: one that says so and when to come back, and ends. EventSource
+/// gives up for good at any status but 200 (HTML 9.2.3). It costs no session, place or buffer.
+http::Response stream_of_goodbye(const Session::Close& why, Millis retry_min, Millis retry_max,
+                                 Random& random);
+
 /// What the request for a stream asks for.
 struct EventsRequest {
     std::vector<std::string> types;  // At least one.

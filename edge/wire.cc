@@ -404,15 +404,9 @@ std::optional<http::Response> refuse_upgrade(const http::Request& request,
 }
 
 /// Of a request for an event stream.
-std::optional<http::Response> refuse_events(const http::Request& request,
-                                            const WireOptions& options, std::size_t clients) {
-    if (const auto asked = read_events_request(request); !asked) {
-        return refusal(400, asked.error().message);
-    }
-    if (clients >= options.clients_max) {
-        return try_later("edge.clients_max connections are open");
-    }
-    return std::nullopt;
+std::optional<http::Response> refuse_events(const http::Request& request) {
+    const auto asked = read_events_request(request);
+    return asked ? std::nullopt : std::optional(refusal(400, asked.error().message));
 }
 
 /// Where all that it asks for is denied there is nothing to send; some of it, and the stream tells.
@@ -821,18 +815,29 @@ std::optional<http::Response> Wire::refuse(const http::Request& request,
                                            std::optional<Grant>& grant,
                                            WireCounters& counters) const {
     const bool events = is_events_path(request.path);
-    if (auto refused = events ? refuse_events(request, impl_->options, clients())
-                              : refuse_upgrade(request, impl_->options, clients())) {
+    const auto busy = [&](std::string_view message) {
+        return events ? stream_of_goodbye({kCloseOverCapacity, "over_capacity"}, kFullRetryMin,
+                                          kFullRetryMax, impl_->random)
+                      : try_later(message);
+    };
+    if (auto refused =
+            events ? refuse_events(request) : refuse_upgrade(request, impl_->options, clients())) {
         counters.clients_full += refused->status == 503 ? 1u : 0u;
         return refused;
     }
+    if (clients() >= impl_->options.clients_max) {
+        ++counters.clients_full;
+        return busy("edge.clients_max connections are open");
+    }
     if (impl_->hub.closed(system_now().mono)) {
-        return try_later("this edge ends; another one serves the same");
+        return events ? stream_of_goodbye({kCloseDraining, "draining"}, kStreamRetryMin,
+                                          kStreamRetryMax, impl_->random)
+                      : try_later("this edge ends; another one serves the same");
     }
     if (impl_->addresses.full(http::address_key(request.peer),
                               impl_->options.clients_per_address_max)) {
         ++counters.address_full;
-        return try_later("edge.clients_per_address_max connections of your address are open");
+        return busy("edge.clients_per_address_max connections of your address are open");
     }
     if (!impl_->options.access) {
         grant = Grant{};
@@ -845,7 +850,7 @@ std::optional<http::Response> Wire::refuse(const http::Request& request,
     grant = std::move(*admitted);
     if (grant && !impl_->hub.has_room_for(*grant)) {
         ++counters.user_full;
-        return try_later("edge.clients_per_user_max connections of your user are open");
+        return busy("edge.clients_per_user_max connections of your user are open");
     }
     if (events) {
         return grant ? denied_events(request, *grant) : unauthorized("");

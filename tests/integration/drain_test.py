@@ -16,6 +16,7 @@ import websockets
 
 from fault_engine import FaultEngine
 from harness import BIN, PATIENCE, Cluster, clean_environment, get, until
+from sse_client import Events
 from ws_client import V1, Client, Refused
 
 POLL = "system.status"
@@ -59,6 +60,9 @@ def test_who_comes_when_it_is_closed_is_told_to_come_back_and_rest_goes_on(make_
             Client(cluster.edge.port, V1)
         assert refused.value.status == 503 and refused.value.headers["retry-after"] == "5"
         assert b"this edge ends" in refused.value.body
+        with Events(cluster.edge.port, POLL) as stream:  # EventSource gives up at a 503.
+            assert stream.wait("goodbye").data["code"] == 4200 and 1_000 <= stream.retry <= 3_000
+            stream.wait_closed()
         assert cluster.state(POLL)["values"][0]["quality"] == "live"
         assert cluster.edge.process.wait(5) == 0
 

@@ -71,7 +71,7 @@ class Recorder:
         """What has no end: as far as its first message, which is looked at with those of the others."""
         try:
             with sse_client.Events(port, path=path, headers=headers) as events:
-                events.wait("subscribed")
+                events.wait(lambda m: m.type in ("subscribed", "goodbye"))
                 self.clients.append((V1, events))
                 return events.status, events.headers, events.begin
         except Refused as refused:

@@ -64,6 +64,8 @@ class Events(Client):
             self._socket.close()
             raise Refused(self.status, self.headers, self._buffer)
         self.begin = ""  # The stream's first bytes, as they came.
+        length = self.headers.get("content-length")  # Of a stream that turns its client away.
+        self._left = None if length is None else int(length) - len(self._buffer)
         self._socket.settimeout(None)
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
@@ -75,9 +77,10 @@ class Events(Client):
                     event, self._buffer = self._buffer.split(b"\n\n", 1)
                     self._take_event(event.decode())
                 self._may_read.wait()
-                chunk = self._socket.recv(65536)
+                chunk = b"" if self._left == 0 else self._socket.recv(65536)
                 if not chunk:
                     break
+                self._left = None if self._left is None else self._left - len(chunk)
                 self._buffer += chunk
                 self.received += len(chunk)
         except (ConnectionError, OSError):

@@ -1,5 +1,6 @@
 """Server-Sent Events: the feed for whoever has only HTTP, and what it does for who comes back."""
 
+import base64
 import contextlib
 import json
 import os
@@ -238,6 +239,30 @@ def test_eventsource_comes_back_by_itself_and_has_every_event_once(make_cluster,
         reader.join()
 
 
+def test_eventsource_that_meets_a_full_edge_comes_back_by_itself(make_cluster, engine, npm_folder):
+    cluster = make_cluster(engine, polls=[POLL], edge_options={"clients_max": 1})
+    holder = cluster.v1(POLL)
+    process = subprocess.Popen(["node", "events.js", f"http://127.0.0.1:{cluster.edge.port}{PATH}?types={POLL}"],
+                               cwd=npm_folder, stdout=subprocess.PIPE, text=True)
+    lines = []
+    reader = threading.Thread(target=lambda: lines.extend(iter(process.stdout.readline, "")))
+    reader.start()
+
+    def told(kind):
+        return [line["message"] for line in map(json.loads, list(lines)) if line.get("message", {}).get("type") == kind]
+    try:
+        until(lambda: told("goodbye"))
+        assert told("goodbye")[0]["data"]["code"] == 4100 and not told("hello")
+        holder.close()
+        until(lambda: told(POLL), timeout=25)
+        assert not any(line.get("ended") for line in map(json.loads, list(lines)))
+    finally:
+        holder.cut()
+        process.kill()
+        process.wait()
+        reader.join()
+
+
 def test_an_id_in_the_query_counts_where_there_is_no_header(cluster):
     publish = publisher(cluster)
     publish(1)
@@ -272,17 +297,33 @@ def test_every_event_that_is_cut_off_after_itself_is_resumed_after_itself(cluste
             assert notes(again) == list(range(n + 1, 14))
 
 
+def forged(good, pos):
+    """The id of another position, with everything right about it that can be."""
+    decoded = base64.urlsafe_b64decode(good + "=" * (-len(good) % 4))
+    body = decoded[:17]  # Version and epoch.
+    while pos >= 0x80:
+        body, pos = body + bytes([pos & 0x7F | 0x80]), pos >> 7
+    body += bytes([pos])
+    check = 2166136261
+    for byte in body:
+        check = (check ^ byte) * 16777619 & 0xFFFFFFFF
+    return base64.urlsafe_b64encode(body + check.to_bytes(4, "little")).decode().rstrip("=")
+
+
 def test_an_id_that_is_none_is_answered_and_the_stream_goes_on(cluster):
     publish = publisher(cluster)
     publish(1)
     with Events(cluster.edge.port, "note") as events:
         until(lambda: events.last_id)
         good = events.last_id
-    for bad in ("garbage", "1", good[:-3], "A" * 3000, good + "%00", "\u00e9".encode().decode("latin-1"), "' OR 1=1"):
+    for bad in ("garbage", "1", good[:-3], "A" * 3000, good + "%00", "\u00e9".encode().decode("latin-1"), "' OR 1=1",
+                forged(good, 2 ** 63), forged(good, 2 ** 64 - 1)):
         with Events(cluster.edge.port, "note", last_event_id=bad) as events:
             answer = events.wait("subscribed").data["topics"]["note"]
             assert (answer["result"], answer["cause"]) == ("snapshot", "bad_cursor"), bad
             until(lambda: events.last_id != bad, what="an id that is one")
+    with Events(cluster.edge.port, "note", last_event_id=forged(good, 2 ** 63 - 1)) as events:
+        assert events.wait("subscribed").data["topics"]["note"]["cause"] == "future"
 
 
 def test_a_quiet_topics_cursor_rises_with_the_log(make_cluster, engine):
@@ -381,17 +422,33 @@ def test_while_the_broker_is_away_it_waits_and_then_gets_everything(make_cluster
 
 # Limits -----------------------------------------------------------------------------------------------------------------
 
-def test_a_stream_beyond_a_limit_is_503(make_cluster, engine):
+def turned_away(events, code, reason, least, most):
+    """A stream that ends at once, in a way that EventSource comes back from: any status but 200 ends it for good."""
+    goodbye = events.wait("goodbye")
+    events.wait_closed()
+    assert (events.status, events.headers["content-type"]) == (200, "text/event-stream")
+    assert [m.type for m in events.messages] == ["goodbye"] and not events.ids
+    assert (goodbye.data["code"], goodbye.data["reason"]) == (code, reason)
+    return least <= events.retry == goodbye.data["reconnect_in_ms"] <= most
+
+
+def test_a_stream_beyond_a_limit_is_told_when_to_come_back_and_ends(make_cluster, engine):
     cluster = make_cluster(engine, polls=[POLL], edge_options={"clients_max": 2})
     port = cluster.edge.port
     with Events(port, POLL) as events, cluster.v1(POLL):
         events.wait(POLL)
-        with pytest.raises(Refused) as refused:
-            Events(port, POLL)
-        assert refused.value.status == 503 and refused.value.headers["retry-after"] == "5"
+        before = cluster.edge.metrics()
+        with Events(port, POLL) as full:
+            assert turned_away(full, 4100, "over_capacity", 5_000, 15_000)
         with pytest.raises(Refused) as refused:
             cluster.v1(POLL)
         assert refused.value.status == 503
+        after = cluster.edge.metrics()
+        assert after["sigmacast_edge_clients"] == 2
+        for name in ("sigmacast_edge_refused_total", 'sigmacast_edge_limited_total{limit="clients_max"}'):
+            assert after[name] - before[name] == 2, name
+        code, headers, body = get(port, PATH, "HEAD")
+        assert (code, headers["content-type"], body) == (200, "text/event-stream", b"")
     until(lambda: get(port, "/api/v1/health")[2]["clients"] == 0)
     with Events(port, POLL) as events:
         events.wait(POLL)
@@ -525,9 +582,8 @@ def test_a_users_streams_are_counted_with_its_websockets(guarded):
     with Events(guarded.edge.port, POLL, headers=bearer(text)) as events:
         events.wait(POLL)
         with guarded.client("sigmacast.v1.json", headers=bearer(text)):
-            with pytest.raises(Refused) as refused:
-                Events(guarded.edge.port, POLL, headers=bearer(text))
-            assert refused.value.status == 503
+            with Events(guarded.edge.port, POLL, headers=bearer(text)) as full:
+                assert turned_away(full, 4100, "over_capacity", 5_000, 15_000)
 
 
 def test_pages_of_listed_origins_may_read_a_stream(guarded):
