@@ -2,7 +2,7 @@
 // place in the log, or as no id.
 //
 // Input: a byte of options; then an id as it comes, or the bytes of one, to which version and check
-// are added here; after a line feed, what the stream is sent.
+// are added here; after a separator, what the stream is sent.
 #include "edge/event_id.h"
 
 #include <algorithm>
@@ -97,14 +97,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     using namespace sigmacast::edge;
     fuzz::Input input(data, size);
     const bool as_it_comes = input.byte() % 2 == 0;
-    const std::string_view rest = input.rest();
-    const std::string_view first = rest.substr(0, rest.find('\n'));
-    const std::string token = as_it_comes ? std::string(first) : sealed(first);
+    const std::vector<std::string> parts = fuzz::split(input.rest());
+    const std::string token = as_it_comes ? parts[0] : sealed(parts[0]);
     const std::optional<EventId> id = EventId::parse(token);
     if (!token.empty()) {
         check_answer(token, id);
     }
     go_on(id.value_or(EventId()),
-          fuzz::Input(rest.substr(std::min(first.size() + 1, rest.size()))));
+          fuzz::Input(parts.size() > 1 ? std::string_view(parts[1]) : std::string_view()));
     return 0;
 }

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <ctime>
 #include <set>
 
 #include "common/log.h"
@@ -1004,6 +1005,30 @@ TEST_F(ResumeTest, ACrowdOfUnequalSpeedCostsTheBrokerABoundedNumberOfRequests) {
     const auto seconds = static_cast<std::uint64_t>(took / Millis{1'000}) + 1;
     EXPECT_LE(hub_->history().requests(),
               History::kPagesAtOnce + seconds * (Millis{1'000} / History::kPageEach));
+}
+
+TEST(History, EventsThatComeLateTakeTheirPlaceAtLittleMoreCostThanOthers) {
+    const Stream stream{"nas", "alert"};
+    const Bytes frame = std::make_shared<const std::string>(200, 'x');
+    History history(Random(1));
+    history.reset(kEpoch, 1);
+    const auto cpu_of = [&](std::uint64_t first, std::uint64_t last, std::uint64_t step) {
+        const std::clock_t begin = std::clock();
+        for (std::uint64_t pos = first; pos < last; pos += step) {
+            history.add({pos, pos, &stream, frame});
+        }
+        return std::clock() - begin;
+    };
+    const std::clock_t in_order = cpu_of(20'000, 40'000, 1);
+    const std::clock_t late = cpu_of(10'000, 20'000, 5);
+    EXPECT_LE(late, in_order * 10) << "2,000 before 20,000";
+    std::uint64_t last = 0;
+    for (const auto& [pos, entry] : history.ring()) {
+        EXPECT_EQ(pos, entry.pos);
+        EXPECT_GT(pos, last);
+        last = pos;
+    }
+    EXPECT_EQ(history.ring().size(), 22'000u);
 }
 
 TEST_F(ResumeTest, WhoTakesNothingIsNotLookedAtUntilItDoes) {
