@@ -1,5 +1,5 @@
 // The events of the recent past, so that a client that was away gets what it missed: a ring of what
-// the feed brought, and a window onto the broker's log for those who were away for longer.
+// the feed brought, and pages of the broker's log for those who were away for longer.
 //
 //     history.add({pos, stream, frame})           every event, as it comes
 //     history.ring_after(pos), page_after(pos)    what follows a position

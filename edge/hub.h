@@ -313,7 +313,7 @@ class Hub {
     std::set<const Stream*> event_streams_;
     std::unordered_map<const Stream*, std::uint64_t> reached_;   // The newest position handed over.
     std::uint64_t newest_ = 0;                                   // Of all streams.
-    std::unordered_map<const Stream*, std::uint64_t> page_seq_;  // The window's newest.
+    std::unordered_map<const Stream*, std::uint64_t> page_seq_;  // Up to the scan.
     Mono next_heartbeat_check_{};
     std::optional<Mono> too_large_logged_;
     std::optional<Drain> drain_;
