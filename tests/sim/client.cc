@@ -388,7 +388,9 @@ void ClientNode::on_bookmark(const json::object& message) {
         } else if (row.kind == Kind::kValue && !row.final) {
             const auto keys = beliefs_.find(stream);
             const bool has = keys != beliefs_.end() && keys->second.contains(row.key);
+            // An end that was told while the disk refused is not in the log yet.
             if (!has && !ended_.contains({stream, row.key}) &&
+                !truth_.said_final(row.origin, row.topic, row.key) &&
                 truth_.state_at(truth_.pos()).contains({stream, row.key})) {
                 fail("P2", "a bookmark at " + std::to_string(pos) + " passes over " + row.origin +
                                "/" + row.topic + "/" + row.key);
@@ -409,6 +411,7 @@ void ClientNode::on_tick(const json::object& message) {
     const StreamName stream{text(message, "origin"), text(data, "topic")};
     const std::string poll = text(data, "poll");
     const auto as_of = time_at(message, "as_of");
+    heard_of_[{stream, poll}] = time_.mono();
     const auto keys = beliefs_.find(stream);
     if (keys == beliefs_.end() || !as_of) {
         return;
@@ -424,7 +427,7 @@ void ClientNode::on_tick(const json::object& message) {
         if (belief.poll != poll || (named && !named->contains(key)) || belief.outdated) {
             continue;
         }
-        if (belief.as_of && *belief.as_of > *as_of && time_.wall_jumped_at() == Mono{}) {
+        if (belief.as_of && time_.when(*belief.as_of) > time_.when(*as_of)) {
             continue;  // Older than what it has.
         }
         belief.as_of = as_of;
@@ -438,6 +441,12 @@ void ClientNode::on_transition(const json::object& message) {
     const std::string poll = text(data, "poll");
     take_position(stream, message, false);
     check_row(stream, message);
+    heard_of_[{stream, poll}] = time_.mono();
+    const auto as_of = time_at(message, "as_of");
+    if (as_of && !poll.empty() && !truth_.answered_at(stream.first, poll, *as_of)) {
+        fail("P4", "a transition of " + stream.first + "/" + stream.second + " as of " +
+                       to_rfc3339(*as_of) + ", when " + poll + " had no good answer");
+    }
     std::set<std::string> named;
     for (const json::value& key : data.at("keys").as_array()) {
         named.insert(std::string(key.as_string()));
@@ -603,6 +612,7 @@ void ClientNode::on_value(const StreamName& stream, const json::object& message,
     belief.seq = number(message, "seq");
     belief.pos = number(message, "pos");
     belief.told = time_.mono();
+    heard_of_[{stream, belief.poll}] = time_.mono();
     check_belief(stream, key, belief, replay ? "a snapshot" : "a value");
     if (belief.as_of) {
         if (const auto when =
@@ -706,6 +716,23 @@ void ClientNode::check_liveness() const {
             bound += broker_well && uplink_well ? Millis{0} : kSilence;
             bound += client_well ? Millis{0} : 2 * EdgeNode::kPing + Millis{1000};
             bound += producer_well && broker_well && uplink_well ? kSlack : kSlack + kBeat;
+            // Nor without hearing of it: what says so may have been lost on the way, one by one.
+            if (v1() && poll != nullptr &&
+                truth_.settled("loss uplink " + edge_->name(), kOvercome)) {
+                Millis silence = poll->interval + kJitter + poll->deadline + Millis{250} + kSlack;
+                if (!producer_well || !broker_well) {
+                    silence = std::max(silence, 2 * poll->interval + Millis{2000}) + kBeat;
+                }
+                silence += broker_well && uplink_well ? Millis{0} : kSilence + kBeat;
+                silence += client_well ? Millis{0} : 2 * EdgeNode::kPing + Millis{1000};
+                const auto heard = heard_of_.find({stream, belief.poll});
+                if (heard != heard_of_.end() && elapsed(heard->second, time_.mono()) > silence) {
+                    fail("P4", "it believes that " + stream.first + "/" + stream.second + "/" +
+                                   key + " is live, and has heard nothing of it for " +
+                                   std::to_string(elapsed(heard->second, time_.mono()).count()) +
+                                   " ms; the bound is " + std::to_string(silence.count()));
+                }
+            }
             if (elapsed(*good, time_.mono()) > bound) {
                 fail("P4", "it believes that " + stream.first + "/" + stream.second + "/" + key +
                                " is live, " + std::to_string(elapsed(*good, time_.mono()).count()) +

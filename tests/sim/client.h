@@ -125,6 +125,8 @@ class ClientNode final : public Process {
 
     std::map<StreamName, std::map<std::string, Belief>> beliefs_;
     std::map<StreamName, View> views_;
+    // When it last heard of a poll: a value, a tick, a transition.
+    std::map<std::pair<StreamName, std::string>, Mono> heard_of_;
     std::map<StreamName, std::uint64_t> newest_event_;  // Ever, in this epoch of the log.
     std::map<StreamName, std::uint64_t> seen_pos_;      // Newest log position seen of each.
     std::uint64_t subscribed_since_ = 0;  // The log's position when the subscription was answered.

@@ -1,6 +1,11 @@
 #include "tests/sim/network.h"
 
 namespace sigmacast::sim {
+namespace {
+
+constexpr Millis kLatest{3'000};
+
+}  // namespace
 
 void Link::send(std::shared_ptr<const Frames> frames) {
     Packet packet{std::move(frames), time_.mono()};
@@ -31,7 +36,15 @@ void Link::carry(Packet packet) {
     last_ = std::max(last_ + Micros{1}, time_.mono() + delay);
     ++under_way_;
     time_.at(last_, [this, connection = connection_, packet = std::move(packet)] {
-        if (connection != connection_) {
+        if (connection < oldest_) {
+            return;
+        }
+        if (connection < connection_) {
+            time_.after(late_, [this, connection, packet] {
+                if (connection >= oldest_) {
+                    receive_(*packet.frames, packet.sent);
+                }
+            });
             return;
         }
         --under_way_;
@@ -54,7 +67,7 @@ void Link::connect() {
 
 void Link::disconnect() {
     connected_ = false;
-    ++connection_;
+    oldest_ = ++connection_;
     under_way_ = 0;
     if (type_ == Type::kPub) {
         queue_.clear();
@@ -64,6 +77,14 @@ void Link::disconnect() {
 void Link::forget() {
     disconnect();
     queue_.clear();
+}
+
+void Link::sender_died() {
+    connected_ = false;
+    ++connection_;
+    under_way_ = 0;
+    queue_.clear();
+    late_ = time_.between(Millis{0}, kLatest);
 }
 
 void Link::cut(bool on) {

@@ -32,8 +32,11 @@ class Link {
     void send(std::shared_ptr<const Frames> frames);
     void connect();
     void disconnect();
-    /// The sender has died: what it kept is gone, too.
+    /// Sender or receiver has died: what it kept is gone, too.
     void forget();
+    /// The sender has died. What it had written already still arrives, perhaps much later: after
+    /// its successor has said hello.
+    void sender_died();
     void cut(bool on);
 
     [[nodiscard]] bool connected() const { return connected_; }
@@ -55,6 +58,8 @@ class Link {
     bool connected_ = false;
     bool cut_ = false;
     std::uint64_t connection_ = 0;
+    std::uint64_t oldest_ = 0;  // What belongs to a connection before this one is lost.
+    Millis late_{0};            // What a dead sender left arrives so much later.
     std::size_t under_way_ = 0;
     Mono last_{};
     std::deque<Packet> queue_;

@@ -46,7 +46,8 @@ Uplink::Uplink(Timeline& time, Process& self, Process& broker, bool publishes,
              }),
       time_(time),
       self_(self),
-      broker_(broker) {}
+      broker_(broker),
+      publishes_(publishes) {}
 
 void Uplink::keep_up() {
     if (!self_.alive() || !broker_.alive() || self_.frozen() || broker_.frozen()) {
@@ -69,7 +70,11 @@ void Uplink::broke() {
 }
 
 void Uplink::self_died() {
-    stream.forget();
+    if (publishes_) {
+        stream.sender_died();
+    } else {
+        stream.forget();
+    }
     ask.forget();
     answer.forget();
 }
@@ -153,6 +158,9 @@ void ProducerNode::on_timer() {
 void ProducerNode::publish(Message message) {
     truth_.published(message, life());
     uplink.stream.send(shared(encode(message, time_.mono())));
+    if (std::exchange(dies_sending, false)) {
+        later(Micros{20}, [this] { kill(); });
+    }
 }
 
 void ProducerNode::send(protocol::Any message) {
@@ -343,6 +351,9 @@ void PublisherNode::on_timer() {
 void PublisherNode::publish(Message message) {
     truth_.published(message, life());
     uplink.stream.send(shared(encode(message, time_.mono())));
+    if (std::exchange(dies_sending, false)) {
+        later(Micros{20}, [this] { kill(); });
+    }
 }
 
 void PublisherNode::send(protocol::Any message) {

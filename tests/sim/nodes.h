@@ -49,6 +49,7 @@ class Uplink {
     Timeline& time_;
     Process& self_;
     Process& broker_;
+    bool publishes_;
     std::uint64_t number_ = 0;
     bool stream_cut_ = false;
     bool repair_cut_ = false;
@@ -62,6 +63,7 @@ class ProducerNode final : public Process, private producer::Producer::Io {
     Uplink uplink;
     std::uint64_t epoch_file = 0;
     unsigned lives = 0;
+    bool dies_sending = false;  // With its next message.
 
     [[nodiscard]] const producer::Producer& core() const { return *core_; }
     [[nodiscard]] bool fenced() const {
@@ -106,6 +108,7 @@ class PublisherNode final : public Process, private Origin::Io {
     Uplink uplink;
     std::uint64_t epoch_file = 0;
     bool active = true;
+    bool dies_sending = false;  // With its next message.
     [[nodiscard]] std::map<std::string, std::string> state() const { return state_; }
     [[nodiscard]] std::uint64_t waiting() const { return to_send_; }
 

@@ -31,6 +31,16 @@ Millis Timeline::between(Millis low, Millis high) {
         static_cast<std::uint64_t>(low.count()), static_cast<std::uint64_t>(high.count())))};
 }
 
+Mono Timeline::when(Wall wall) const {
+    for (auto it = walls_.rbegin(); it != walls_.rend(); ++it) {
+        const Mono when{wall.time_since_epoch() - it->second};
+        if (when >= std::chrono::time_point_cast<Millis>(it->first) && when <= mono_) {
+            return when;
+        }
+    }
+    return {};
+}
+
 void Timeline::say(const std::string& who, const std::string& what) const {
     const double seconds = static_cast<double>((mono_ - Mono{Seconds{1000}}).count()) / 1'000'000.0;
     std::printf("%10.6f %-12s %s\n", seconds, who.c_str(), what.c_str());

@@ -51,7 +51,10 @@ class Timeline {
     void jump_wall(Millis by) {
         wall_ += by;
         jumped_ = mono_;
+        walls_.emplace_back(mono_, wall_);
     }
+    /// When the wall clock showed that.
+    [[nodiscard]] Mono when(Wall wall) const;
 
     void at(Mono when, Task task);
     void after(Micros span, Task task) { at(mono_ + span, std::move(task)); }
@@ -92,6 +95,7 @@ class Timeline {
     Mono mono_{Seconds{1000}};
     Millis wall_{1'800'000'000'000};
     Mono jumped_{};
+    std::vector<std::pair<Mono, Millis>> walls_{{Mono{}, wall_}};  // Since when which offset.
     std::uint64_t order_ = 0;
     std::uint64_t unique_ = 0;
     std::uint64_t hash_ = 0xcbf29ce484222325ULL;

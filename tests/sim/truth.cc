@@ -67,6 +67,7 @@ void Truth::answered(const std::string& origin, const std::string& poll,
     }
     if (!poll.empty()) {
         last_good_[{origin, poll}] = now.mono;
+        answers_[{origin, poll}].insert(now.wall);
         good_since_.try_emplace({origin, poll}, now.mono);
     }
 }
@@ -81,7 +82,8 @@ void Truth::published(const Message& message, std::uint64_t life) {
         last_good_[{message.origin, ""}] = now.mono;
     } else if (message.kind == Kind::kEvent) {
         events_[{message.origin, message.topic}].pushed.push_back(
-            {message.data ? *message.data : "", std::stoull(message.epoch), message.seq, life});
+            {message.data ? *message.data : "", message.at, std::stoull(message.epoch), message.seq,
+             life});
     } else if (message.kind == Kind::kValue && message.poll.empty()) {
         told_[{{message.origin, message.topic}, message.key}].push_back(
             {content_of(message.data), {now.wall, now.mono}, life});
@@ -152,7 +154,7 @@ void Truth::log_event(const Message& row) {
     const std::uint64_t life = life_now(row.origin);
     for (std::size_t i = events.logged; i < events.pushed.size(); ++i) {
         const Pushed& pushed = events.pushed[i];
-        if (pushed.data == data) {
+        if (pushed.data == data && pushed.at == row.at) {
             events.logged = i + 1;
             return;
         }
@@ -340,6 +342,11 @@ const PollRules* Truth::poll(const std::string& origin, const std::string& name)
 std::optional<Mono> Truth::last_good(const std::string& origin, const std::string& poll) const {
     const auto found = last_good_.find({origin, poll});
     return found == last_good_.end() ? std::nullopt : std::optional(found->second);
+}
+
+bool Truth::answered_at(const std::string& origin, const std::string& poll, Wall as_of) const {
+    const auto found = answers_.find({origin, poll});
+    return found != answers_.end() && found->second.contains(as_of);
 }
 
 std::optional<Mono> Truth::good_since(const std::string& origin, const std::string& poll) const {

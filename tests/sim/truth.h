@@ -114,6 +114,9 @@ class Truth {
     /// The last good answer of a poll, or the last head of an origin (poll empty).
     [[nodiscard]] std::optional<Mono> last_good(const std::string& origin,
                                                 const std::string& poll) const;
+    /// Whether the poll had a good answer at that time.
+    [[nodiscard]] bool answered_at(const std::string& origin, const std::string& poll,
+                                   Wall as_of) const;
     /// The first good answer after which there was none that failed.
     void failed(const std::string& origin, const std::string& poll) {
         good_since_.erase({origin, poll});
@@ -128,6 +131,7 @@ class Truth {
  private:
     struct Pushed {
         std::string data;
+        Wall at;
         std::uint64_t epoch = 0;
         std::uint64_t seq = 0;
         std::uint64_t life = 0;
@@ -156,6 +160,7 @@ class Truth {
     std::map<KeyName, std::vector<Said>> told_;  // State without a poll: each change.
     std::map<std::string, std::vector<Said>> heads_;
     std::map<StreamName, Mono> last_good_;
+    std::map<std::pair<std::string, std::string>, std::set<Wall>> answers_;
     std::map<StreamName, Mono> good_since_;
     std::map<std::string, std::uint64_t> lives_;
     std::map<StreamName, Events> events_;

@@ -12,6 +12,8 @@ constexpr Millis kKeepUpEvery{60};  // Connections are tried anew.
 constexpr Millis kEngineLives{300};
 constexpr Millis kLooksEvery{200};  // At what clients believe.
 constexpr Millis kConvergesIn{14'000};
+constexpr Millis kLasts{20'000};   // A long fault.
+constexpr Millis kCanLast{6'000};  // Of the kinds that may last as long as that.
 
 class World {
  public:
@@ -122,6 +124,20 @@ class World {
             [&process] { process.thaw(); });
     }
 
+    /// Between writing a message and anything else.
+    template <class Node>
+    void add_death_while_sending(Node& node, const std::string& hop) {
+        add(
+            "kill while sending " + node.name(), {hop}, [&node] { node.dies_sending = true; },
+            [&node] {
+                node.dies_sending = false;
+                if (!node.alive()) {
+                    node.start();
+                }
+            },
+            Millis{4'000});
+    }
+
     void add_link_faults(const std::string& of, Uplink& uplink, const std::string& hop) {
         add(
             "cut stream of " + of, {hop}, [&uplink] { uplink.cut_stream(true); },
@@ -141,7 +157,7 @@ class World {
                 uplink.cut_repair(false);
             });
         add(
-            "lossy " + of, {hop},
+            "lossy " + of, {hop, "loss " + hop},
             [&uplink] {
                 uplink.stream.loss = 30;
                 uplink.ask.loss = uplink.answer.loss = 10;
@@ -182,6 +198,7 @@ class World {
         for (const auto& producer : producers_) {
             add_engine_faults(*producer);
             add_process_faults(*producer, {producer->name()});
+            add_death_while_sending(*producer, producer->name());
             add_link_faults(producer->name(), producer->uplink, producer->name());
         }
         add(
@@ -196,6 +213,7 @@ class World {
                 }
             });
         add_process_faults(*publisher_, {"producer script"});
+        add_death_while_sending(*publisher_, "producer script");
         add_link_faults("publisher", publisher_->uplink, "producer script");
         add_process_faults(*broker_, {"broker"});
         add(
@@ -269,8 +287,11 @@ class World {
             truth_.fault(hop, true);
         }
         fault.begin();
-        const Millis lasts = time_.chance(50) ? time_.between(Millis{10}, fault.longest / 4)
-                                              : time_.between(Millis{10}, fault.longest);
+        Millis lasts = time_.chance(50) ? time_.between(Millis{10}, fault.longest / 4)
+                                        : time_.between(Millis{10}, fault.longest);
+        if (fault.longest >= kCanLast && time_.chance(15)) {
+            lasts = time_.between(fault.longest, kLasts);
+        }
         time_.after(lasts, [this, &fault] { end(fault); });
     }
 
