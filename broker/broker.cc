@@ -78,7 +78,7 @@ void Broker::start(Now now) {
     restore_missing_polls();
     restore_refused_polls();
     for (const PollState& poll : restored_polls_) {
-        visible_polls_[{poll.origin, poll.report.poll}] = poll;
+        visible_polls_[{poll.origin, poll.report.poll}] = with_keys(poll);
     }
     for (const Change& change : freshness_.on_start(std::exchange(restored_polls_, {}), now)) {
         take_change(change, now);
@@ -253,7 +253,7 @@ void Broker::vouch(const std::string& origin, const std::string& topic,
         take_change(*change, now);
     } else if (const auto visible = visible_polls_.find(name);
                visible != visible_polls_.end() && idle()) {
-        visible->second = *freshness_.find(origin, name.second);
+        visible->second = with_keys(*freshness_.find(origin, name.second));
     } else {
         pending_.polls[name] = *freshness_.find(origin, name.second);
     }
@@ -510,8 +510,9 @@ void Broker::submit(std::size_t known, Now now) {
         }
     }
     batch->positions = flight.positions;
-    for (const auto& [name, poll] : flight.polls) {
-        batch->polls.push_back(with_keys(poll));
+    for (auto& [name, poll] : flight.polls) {
+        poll = with_keys(std::move(poll));  // Now: what arrives later is not visible with it.
+        batch->polls.push_back(poll);
     }
     in_flight_ = std::move(flight);
     outputs_.commit(std::move(batch));
@@ -658,7 +659,7 @@ void Broker::on_refused(const Error& error, Now now) {
 
 void Broker::flow_pending() {
     for (auto& [name, poll] : pending_.polls) {
-        visible_polls_[name] = poll;
+        visible_polls_[name] = with_keys(poll);
         flowed_polls_[name] = std::move(poll);
     }
     flowed_origins_.merge(pending_.origins);
@@ -788,7 +789,7 @@ std::vector<PollState> Broker::polls(Now now) const {
     for (const std::string& origin : ingest_.order()) {
         for (auto it = visible_polls_.lower_bound({origin, ""});
              it != visible_polls_.end() && it->first.first == origin; ++it) {
-            polls.push_back(with_keys(it->second));
+            polls.push_back(it->second);
             polls.back()
                 .report.after.clear();  // The producer's positions; visible means delivered.
             // A silence that this broker has slept through, or that is not committed yet.

@@ -638,6 +638,26 @@ TEST_F(BrokerTest, ATransitionNamesTheKeysThatTheLaterInstanceHasSent) {
     EXPECT_THAT(world.feed.back().keys, ElementsAre("y"));
 }
 
+TEST_F(BrokerTest, AHeadNamesNoKeyWhoseNewValueOfALaterInstanceIsStillBeingCommitted) {
+    Producer& first = world.producer("publish@nas", 1, "first");
+    first.value("x", "1", false, "door", "");
+    first.value("y", "1", false, "door", "");
+    Producer& second = world.producer("publish@nas", 2, "second");
+    second.value("y", "2", false, "door", "");
+    world.hold_commits = true;
+    second.value("z", "3", false, "door", "");  // Its commit takes its time,
+    second.value("x", "4", false, "door", "");  // and this one waits behind it.
+    const auto keys = [&] { return world.head.head().polls.back().report.keys; };
+    world.advance(Seconds{1});
+    world.finish_commit();
+    ASSERT_NE(nullptr, world.in_flight);
+    EXPECT_EQ((std::vector<std::string>{"y", "z"}), keys());
+    world.hold_commits = false;
+    world.finish_commit();
+    world.advance(Seconds{1});
+    EXPECT_EQ(std::nullopt, keys()) << "all of them";
+}
+
 TEST_F(BrokerTest, AHeadDoesNotVouchForAStreamThatIsNotWhole) {
     Producer& nas = world.producer("nas");
     nas.value("x", "1", false, "door", "");
