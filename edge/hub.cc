@@ -618,16 +618,17 @@ void Hub::step(protocol::Snapshot& snapshot, Now now) {
         }
     }
     renderings_.clear();
-    legacy_origin_ = options_.legacy_origin;  // Chosen anew, from what there is now.
     cache_.replace(snapshot);
+    legacy_origin_ = options_.legacy_origin;  // Chosen anew, from what there is now.
+    for (const auto& poll : cache_.polls()) {
+        if (legacy_origin_.empty() && !poll->is_state()) {
+            legacy_origin_ = poll->state.origin;
+        }
+    }
     snapshot_seen_ = true;
     bookmark_ = cache_.pos();
     renew_history(snapshot, same);
-    for (const auto& poll : cache_.polls()) {
-        if (is_legacy_origin(poll->state.origin)) {
-            render_due(*poll, now.mono);
-        }
-    }
+    render_legacy_origin(now);
     for (const auto& [of, session] : sessions_) {
         if (!session->v1() || session->subscriptions().empty()) {
             continue;
@@ -902,18 +903,27 @@ void Hub::step(Upstream::Bookmark& bookmark, Now now) {
     work(now);
 }
 
+/// Where the snapshot knew none. Not the first that is heard here: every edge has to choose the
+/// same.
+void Hub::step(Upstream::FirstOrigin& first, Now now) {
+    if (legacy_origin_.empty()) {
+        legacy_origin_ = std::move(first.name);
+        render_legacy_origin(now);
+    }
+}
+
 // --- Renderings for clients without a subprotocol -----------------------------------------------
 
-bool Hub::is_legacy_origin(std::string_view origin) {
-    if (legacy_origin_.empty()) {
-        for (const auto& poll : cache_.polls()) {
-            if (!poll->is_state()) {
-                legacy_origin_ = poll->state.origin;
-                break;
-            }
+bool Hub::is_legacy_origin(std::string_view origin) const {
+    return !origin.empty() && origin == legacy_origin_;
+}
+
+void Hub::render_legacy_origin(Now now) {
+    for (const auto& poll : cache_.polls()) {
+        if (is_legacy_origin(poll->state.origin)) {
+            render_due(*poll, now.mono);
         }
     }
-    return origin == legacy_origin_;
 }
 
 void Hub::render_due(const Cache::Poll& poll, Mono when) {

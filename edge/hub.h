@@ -184,6 +184,7 @@ class Hub {
     void step(Upstream::UplinkChange& change, Now now);
     void step(Upstream::Bookmark& bookmark, Now now);
     void step(protocol::History& answer, Now now);
+    void step(Upstream::FirstOrigin& first, Now now);
 
     void on_value(const Message& message, Now now);
     void on_transition(const Message& message, Now now);
@@ -192,7 +193,8 @@ class Hub {
     void tell_left(const Cache::Poll& poll, std::vector<std::string> keys, Now now);
     void tell_skipped(const Message& message, std::string_view why, Now now);
     void tell_tick(Cache::Poll& poll, Now now);
-    [[nodiscard]] bool is_legacy_origin(std::string_view origin);
+    [[nodiscard]] bool is_legacy_origin(std::string_view origin) const;
+    void render_legacy_origin(Now now);
     void render_due(const Cache::Poll& poll, Mono when);
     void render_poll(const Cache::Poll& poll, Now now);
     void render_again(const Cache::Poll& poll, Millis slack, Now now);

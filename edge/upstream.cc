@@ -190,6 +190,12 @@ void Upstream::take_head(const Message& message, Output& out, Now now) {
             act(name, of->on_head(stream.seq, now.mono, random_), out, now);
         }
     }
+    const auto first = std::ranges::find_if(head.polls, [&](const PollState& state) {
+        return wanted(state.report.topic) && !is_state_poll(state.report.poll);
+    });
+    if (first != head.polls.end()) {
+        out.steps.emplace_back(FirstOrigin{first->origin});
+    }
     for (const PollState& state : head.polls) {
         take_poll({.state = state, .complete_age = true}, out);
     }

@@ -61,8 +61,12 @@ class Upstream {
     struct Bookmark {
         std::uint64_t pos = 0;
     };
+    /// The first origin that declared polls, in the broker's order of arrival: a head says so.
+    struct FirstOrigin {
+        std::string name;
+    };
     using Step = std::variant<protocol::Snapshot, Message, PollUpdate, Lost, UplinkChange, Bookmark,
-                              protocol::History>;
+                              protocol::History, FirstOrigin>;
 
     struct Output {
         std::vector<Step> steps;

@@ -377,6 +377,22 @@ TEST_F(HubTest, OldClientsSeeTheStateOfOneOriginAndTheEventsOfAll) {
     EXPECT_EQ(messages[0].at("origin"), "nas");
 }
 
+TEST_F(HubTest, OldClientsSeeTheOriginThatTheBrokerNamesFirstNotTheOneThatIsHeardFirst) {
+    apply(snapshot(1, {}));
+    apply(Upstream::UplinkChange{true});
+    Session& old = legacy();
+    apply(value({.origin = "late"}, clock_.now()));
+    poll({.origin = "late"}, 1, live(clock_.now()));
+    apply(value({}, clock_.now()));
+    poll({}, 1, live(clock_.now()));
+    apply(Upstream::FirstOrigin{"nas"});
+    apply(Upstream::FirstOrigin{"late"});  // Not while there is one.
+    wait(Millis{100});
+    const auto messages = read(old);
+    ASSERT_THAT(types(messages), ElementsAre("system.status"));
+    EXPECT_EQ(messages[0].at("origin"), "nas");
+}
+
 TEST_F(HubTest, AFrameIsBuiltOnceAndShared) {
     join();
     std::vector<Session*> sessions;

@@ -107,6 +107,23 @@ class UpstreamTest : public ::testing::Test {
     std::vector<protocol::Any> requests_;
 };
 
+TEST_F(UpstreamTest, AHeadTellsWhichOriginDeclaredPollsFirstThoughItsPollsHaveToWait) {
+    join();
+    const Age age = live(clock_.now());
+    PollState published = state_poll_state("room.lamp", 1, age);
+    published.origin = "script";
+    hear(head(9, {{"nas", "system.status", 3}},  // Which is not whole here.
+              {published, poll_state({}, 1, age),
+               poll_state({.topic = "other", .origin = "late"}, 1, age)}));
+    std::vector<std::string> first;
+    for (const auto& step : steps_) {
+        if (const auto* origin = std::get_if<Upstream::FirstOrigin>(&step)) {
+            first.push_back(origin->name);
+        }
+    }
+    EXPECT_EQ(first, std::vector<std::string>{"nas"});
+}
+
 TEST_F(UpstreamTest, WhatArrivesBeforeTheSnapshotWaitsAndWhatItHoldsIsDropped) {
     start();
     hear_value(4);
