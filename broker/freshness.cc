@@ -151,6 +151,13 @@ std::optional<std::string_view> Freshness::silence_of_value(const std::string& o
                                                             const std::string& poll, Mono sent,
                                                             Now now) const {
     const Poll* known = known_poll(origin, poll);
+    if (known != nullptr && !is_state_poll(poll)) {
+        for (const std::string_view silence : {"POLL_SILENT", "PRODUCER_SILENT"}) {
+            if (known->state.age.reason == silence && known->state.age.quality == Quality::kStale) {
+                return silence;
+            }
+        }
+    }
     return silence_in(sent, sent, known == nullptr ? PollState{} : known->state, now);
 }
 

@@ -66,7 +66,8 @@ class Freshness {
                                                               const std::string& poll,
                                                               Now now) const;
     /// Why a value that was sent then is not live when it arrives: whatever was heard of its poll
-    /// since, it says nothing of now.
+    /// since, it says nothing of now; or its poll is silent, which only a report ends: nobody would
+    /// tell that it is still.
     [[nodiscard]] std::optional<std::string_view> silence_of_value(const std::string& origin,
                                                                    const std::string& poll,
                                                                    Mono sent, Now now) const;

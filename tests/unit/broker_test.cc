@@ -506,8 +506,8 @@ TEST_F(BrokerTest, AValueThatWasOnItsWayForLongerThanASilenceMayLastIsNotCalledL
     nas.slow = false;
     nas.value("a", "3");
     nas.good_report({"a"});
-    EXPECT_EQ(Quality::kLive, world.feed.front().age.quality);
-    EXPECT_THAT(world.seen(), testing::Contains("transition jobs live seq6 pos6"));
+    EXPECT_THAT(world.seen(), testing::Contains("transition jobs live seq6 pos6"))
+        << "with the report, not before";
 }
 
 TEST_F(BrokerTest, ALateValueIsNotLiveThoughItsProducerIsHeardAgain) {
@@ -531,6 +531,21 @@ TEST_F(BrokerTest, ALateValueIsNotLiveThoughItsProducerIsHeardAgain) {
     EXPECT_EQ("2", text_of(*late));
     EXPECT_EQ(Quality::kStale, late->age.quality);
     EXPECT_EQ("PRODUCER_SILENT", late->age.reason);
+}
+
+TEST_F(BrokerTest, AValueOfASilentPollIsNotLiveUntilTheReportBehindIt) {
+    Producer& nas = world.producer("nas");
+    nas.value("a", "1");
+    nas.good_report({"a"});
+    world.advance(Seconds{12});  // Heads alone.
+    ASSERT_EQ("transition jobs stale:POLL_SILENT seq3 pos3", World::describe(world.feed.back()));
+    nas.value("a", "2");
+    EXPECT_EQ("jobs/a=2 seq4 pos4", World::describe(world.feed.back()));
+    EXPECT_EQ(Quality::kStale, world.feed.back().age.quality);
+    EXPECT_EQ("POLL_SILENT", world.feed.back().age.reason);
+    world.seen();
+    nas.good_report({"a"});
+    EXPECT_THAT(world.seen("jobs"), ElementsAre("transition jobs live seq5 pos5"));
 }
 
 TEST_F(BrokerTest, AfterASilenceThatItSleptThroughABrokerVouchesForNothingUntilItIsTold) {
