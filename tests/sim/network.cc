@@ -16,6 +16,9 @@ void Link::send(std::shared_ptr<const Frames> frames) {
         }
         return;
     }
+    if (!without.empty() && packet.frames->front().starts_with(without)) {
+        return;
+    }
     if (loss > 0 && time_.chance(loss)) {
         return;
     }

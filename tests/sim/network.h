@@ -41,9 +41,10 @@ class Link {
 
     [[nodiscard]] bool connected() const { return connected_; }
 
-    unsigned loss = 0;   // Of a hundred.
-    unsigned twice = 0;  // Of a hundred.
-    Millis slow{0};      // Up to this much later.
+    unsigned loss = 0;    // Of a hundred.
+    unsigned twice = 0;   // Of a hundred.
+    Millis slow{0};       // Up to this much later.
+    std::string without;  // Messages whose first frame begins so are lost.
 
  private:
     struct Packet {

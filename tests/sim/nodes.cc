@@ -561,6 +561,23 @@ void BrokerNode::check_log() {
                                       " is not what was committed");
         }
     }
+    const auto values = reader_->state(time_.now());
+    const auto state = truth_.state_at(truth_.pos());
+    if (!values || values->size() != state.size()) {
+        throw Violation("P5", "the database's state is " +
+                                  (values ? "of " + std::to_string(values->size()) + " keys, not " +
+                                                std::to_string(state.size())
+                                          : "not readable: " + values.error().message));
+    }
+    for (const storage::LogEntry& entry : *values) {
+        const Message& value = entry.message;
+        const auto known = state.find({{value.origin, value.topic}, value.key});
+        if (known == state.end() || known->second->pos != value.pos) {
+            throw Violation("P5", "the database's state has " + value.topic + "/" + value.key +
+                                      " of position " + std::to_string(value.pos) +
+                                      ", which is not its newest");
+        }
+    }
 }
 
 // ---- The edge ----
