@@ -571,7 +571,9 @@ void Broker::on_committed(const Result<storage::Committed>& result, Now now) {
         adopt_epoch(std::move(flight.epoch), now);
     }
     for (auto& [name, poll] : flight.polls) {
-        visible_polls_[name] = std::move(poll);
+        if (visible_polls_.insert_or_assign(name, std::move(poll)).second) {
+            next_head_ = now.mono;  // Edges know polls by heads, and serve old clients by them.
+        }
     }
     for (Message& message : flight.messages) {
         make_visible(message);

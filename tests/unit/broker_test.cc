@@ -726,6 +726,17 @@ TEST_F(BrokerTest, HeadsAndSilenceAreOnTimeWhereInputLeavesTheTimerNoTurn) {
     EXPECT_THAT(world.seen("jobs"), Contains("transition jobs stale:PRODUCER_SILENT seq3 pos304"));
 }
 
+TEST_F(BrokerTest, AHeadTellsAtOnceOfAPollThatNobodyKnew) {
+    world.producer("nas");
+    world.advance(Millis{1100});
+    world.head = {};
+    Producer& other = world.producer("other");
+    other.value("a", "1");
+    other.good_report({"a"});
+    ASSERT_EQ(world.head.kind, Kind::kHead) << "no time has passed";
+    EXPECT_THAT(world.head.head().polls, Contains(testing::Field(&PollState::origin, "other")));
+}
+
 TEST_F(BrokerTest, ACommitThatDoesNotReturnHoldsTheHeadBackUntilItDoes) {
     Producer& nas = world.producer("nas");
     nas.value("a", "1");
