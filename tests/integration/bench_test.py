@@ -124,7 +124,8 @@ def test_no_more_is_in_flight_than_the_window_allows():
         held.clear()
         return passed
     _, run = Faulty(pick).told("run 0.1 0 3")
-    assert run["delivered"] == run["expected"] and run["events"] % 3 == 0 and run["events"] >= 3
+    # The last of them are held, where the time was over before they were three.
+    assert run["events"] >= 3 and run["expected"] - run["delivered"] < 3
 
 
 # --- what is made of the figures --------------------------------------------------------------------------------------

@@ -42,8 +42,9 @@ def page(cluster):
 
 
 def test_the_page_shows_live_values_goes_stale_with_the_engine_and_comes_back(page, cluster, engine):
+    until(lambda: {"System", "Storage pools", "Disks", "Agents", "Circuit breakers"} <= set(page.evaluate(CARDS)),
+          what="every card is there")
     cards = page.evaluate(CARDS)
-    assert {"System", "Storage pools", "Disks", "Agents", "Circuit breakers"} <= set(cards)
     assert "CPU" in cards["System"] and "live" in cards["System"]
     assert page.text("#verdict h2") == "All is well"
     messages = "parseInt(document.querySelector('#counts').innerText.match(/\\d+/)[0])"

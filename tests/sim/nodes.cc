@@ -158,8 +158,12 @@ void ProducerNode::on_timer() {
 void ProducerNode::publish(Message message) {
     truth_.published(message, life());
     uplink.stream.send(shared(encode(message, time_.mono())));
-    if (std::exchange(dies_sending, false)) {
-        later(Micros{20}, [this] { kill(); });
+    if (dies_sending) {
+        later(Micros{20}, [this] {
+            if (std::exchange(dies_sending, false)) {  // Unless it was healed meanwhile.
+                kill();
+            }
+        });
     }
 }
 
@@ -351,8 +355,12 @@ void PublisherNode::on_timer() {
 void PublisherNode::publish(Message message) {
     truth_.published(message, life());
     uplink.stream.send(shared(encode(message, time_.mono())));
-    if (std::exchange(dies_sending, false)) {
-        later(Micros{20}, [this] { kill(); });
+    if (dies_sending) {
+        later(Micros{20}, [this] {
+            if (std::exchange(dies_sending, false)) {  // Unless it was healed meanwhile.
+                kill();
+            }
+        });
     }
 }
 
