@@ -328,8 +328,8 @@ std::vector<std::string> Cache::apply_quality(const Poll& poll) {
     std::vector<std::string> left;
     const Report& report = poll.state.report;
     const Entries* entries = find(poll.state.origin, report.topic);
-    if (!entries) {
-        return left;
+    if (!entries || poll.state.age.quality == Quality::kInitial) {
+        return left;  // A value that came before its first report says itself that it is live.
     }
     const Named vouched(report);
     for (const auto& [key, value] : *entries) {

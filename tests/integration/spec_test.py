@@ -316,11 +316,12 @@ def a_slow_client(recorder, cluster, engine, plain, v1):
     until(lambda: conflated() > before, 30, "state was conflated again")
     engine.set(POLL, good)
     publish(cluster, *({"type": "bulk", "data": {"text": "x" * 100_000}} for _ in range(70)))
-    for client in (plain, v1):
-        client.wait("connection_error", timeout=15)
-    slow.go_on_reading()
+    until(lambda: cluster.edge.metrics().get("sigmacast_edge_dropped_clients_total"), 15, "it is told to go")
+    slow.go_on_reading()  # At once: it has only so long to take the close frame.
     assert slow.wait_closed()[0] == 4102
     slow.wait("goodbye", timeout=1)
+    for client in (plain, v1):
+        client.wait("connection_error", timeout=15)
 
 
 def rest(recorder, port):

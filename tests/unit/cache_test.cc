@@ -131,6 +131,12 @@ TEST_F(CacheTest, AnotherEpochReplacesEverything) {
     EXPECT_EQ(cache_.epoch(), "another");
 }
 
+TEST_F(CacheTest, AValueThatCameBeforeTheFirstReportOfItsPollIsLive) {
+    ASSERT_TRUE(cache_.put(value({}, clock_.now())));
+    cache_.poll(poll_state({}, 0, Age{}));
+    EXPECT_EQ(quality("system.status"), Quality::kLive);
+}
+
 TEST_F(CacheTest, AHeadVouchesOnlyForTheTopicThatItNames) {
     for (const std::string topic : {"mine", "left"}) {
         ASSERT_TRUE(cache_.put(value({.topic = topic, .poll = state_poll(topic)}, clock_.now())));
