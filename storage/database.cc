@@ -101,18 +101,6 @@ Result<bool> Statement::step() {
     return error;
 }
 
-Result<> Statement::finish() {
-    for (;;) {
-        const Result<bool> row = step();
-        if (!row) {
-            return row.error();
-        }
-        if (!*row) {
-            return {};
-        }
-    }
-}
-
 std::int64_t Statement::integer(int column) const {
     return sqlite3_column_int64(statement_.get(), column);
 }

@@ -46,11 +46,25 @@ class Statement {
     }
     /// True: there is a row. False: done (and rewound).
     Result<bool> step();
+    /// step() to the end; `take` is called for each row.
+    template <class Take>
+    Result<> each(Take take) {
+        for (;;) {
+            const Result<bool> row = step();
+            if (!row) {
+                return row.error();
+            }
+            if (!*row) {
+                return {};
+            }
+            take();
+        }
+    }
     /// bind() and step() to the end; rows are ignored.
     template <class... Values>
     Result<> run(const Values&... values) {
         bind(values...);
-        return finish();
+        return each([] {});
     }
     void rewind();
 
@@ -77,7 +91,6 @@ class Statement {
     void bind_one(int index, Blob blob);
     void bind_one(int index, Null) { clear_one(index); }
     void clear_one(int index);
-    Result<> finish();
 
     sqlite3* db_;
     std::unique_ptr<sqlite3_stmt, Finalize> statement_;

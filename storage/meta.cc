@@ -30,14 +30,7 @@ Result<Meta> read_meta(Database& db) {
     std::optional<std::uint64_t> state;
     std::optional<std::int64_t> sum;
     bool strange = false;
-    for (;;) {
-        const auto row = read->step();
-        if (!row) {
-            return row.error();
-        }
-        if (!*row) {
-            break;
-        }
+    const auto done = read->each([&] {
         const std::string_view key = read->bytes(0);
         if (key == "log_epoch") {
             meta.epoch = read->text(1);
@@ -64,6 +57,9 @@ Result<Meta> read_meta(Database& db) {
         } else {
             strange = true;
         }
+    });
+    if (!done) {
+        return done.error();
     }
     if (streams && state) {
         meta.sums = Sums{*streams, *state};
@@ -101,19 +97,15 @@ Result<Boots> read_boots(Database& db, const Meta& meta, const std::string& boot
         return read.error();
     }
     Boots boots;
-    for (;;) {
-        const auto row = read->step();
-        if (!row) {
-            return row.error();
-        }
-        if (!*row) {
-            break;
-        }
+    const auto done = read->each([&] {
         boots.empty = false;
         boots.sum += boot_checksum(read->integer(0), read->bytes(1));
         if (read->bytes(1) == boot) {
             boots.number = read->integer(0);
         }
+    });
+    if (!done) {
+        return done.error();
     }
     boots.damaged = meta.damaged || (meta.sealed && meta.boots != boots.sum);
     if (boots.damaged) {

@@ -38,16 +38,10 @@ Message message_of(const Statement& select, std::int64_t boot, Now now) {
 template <class T>
 Result<std::vector<T>> collect(Statement& query, const std::function<void(std::vector<T>&)>& add) {
     std::vector<T> found;
-    for (;;) {
-        const auto row = query.step();
-        if (!row) {
-            return row.error();
-        }
-        if (!*row) {
-            return found;
-        }
-        add(found);
+    if (const auto done = query.each([&] { add(found); }); !done) {
+        return done.error();
     }
+    return found;
 }
 
 }  // namespace

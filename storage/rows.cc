@@ -19,15 +19,8 @@ Result<> update_checksums(Database& db, std::string_view query, std::string_view
         return read ? write.error() : read.error();
     }
     std::vector<std::pair<std::int64_t, std::int64_t>> sums;
-    for (;;) {
-        const auto row = read->step();
-        if (!row) {
-            return row.error();
-        }
-        if (!*row) {
-            break;
-        }
-        sums.emplace_back(read->integer(0), sum(*read));
+    if (auto done = read->each([&] { sums.emplace_back(read->integer(0), sum(*read)); }); !done) {
+        return done;
     }
     for (const auto& [id, crc] : sums) {
         if (auto done = write->run(crc, id); !done) {

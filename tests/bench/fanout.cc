@@ -30,13 +30,11 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cerrno>
 #include <charconv>
 #include <csignal>
@@ -44,7 +42,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <ctime>
 #include <exception>
 #include <sstream>
 #include <string>
@@ -52,6 +49,9 @@
 #include <utility>
 #include <vector>
 
+#include "tests/bench/measuring.h"
+
+namespace sigmacast::bench {
 namespace {
 
 using ull = unsigned long long;
@@ -61,26 +61,14 @@ constexpr std::size_t kMessageBytesMax = 16u << 20;
 constexpr std::size_t kConnectingMax = 128;      // Unanswered handshakes at one time.
 constexpr std::size_t kFeedBytesMax = 1u << 20;  // Unsent; a feed that takes no more ends the run.
 constexpr int kReadyMax = 64;  // Sockets read between two looks at the feed's clock.
-constexpr std::int64_t kSecondNs = 1'000'000'000;
 constexpr std::int64_t kConnectNs = 60 * kSecondNs;
 constexpr std::string_view kTopic = "bench";
 constexpr std::string_view kNumber = "\"bench_n\":";
 constexpr std::string_view kStamp = "\"bench_t\":";
 
-std::int64_t now_ns() {
-    timespec now{};
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return std::int64_t{now.tv_sec} * kSecondNs + now.tv_nsec;
-}
-
 [[noreturn]] void die(const std::string& what) {
     std::fprintf(stderr, "sigmacast-bench-fanout: %s\n", what.c_str());
     std::exit(1);
-}
-
-void say(const std::string& json) {
-    std::printf("%s\n", json.c_str());
-    std::fflush(stdout);
 }
 
 enum class Speak { kRaw, kV1, kNats, kMqtt };
@@ -97,57 +85,6 @@ struct Options {
     std::string feed_path = "/";
     std::size_t bytes = 288;
     std::int64_t quiet = 10 * kSecondNs;
-};
-
-/// Counts of microseconds in buckets less than 1 % wide.
-class Histogram {
- public:
-    void add(std::int64_t us) {
-        const auto value = static_cast<std::uint32_t>(std::clamp<std::int64_t>(us, 0, 0xffffffff));
-        ++counts_[bucket(value)];
-        ++count_;
-        max_ = std::max(max_, value);
-    }
-    [[nodiscard]] std::string json() const {
-        std::array<char, 128> out{};
-        std::snprintf(out.data(), out.size(), R"({"p50":%.3f,"p99":%.3f,"max":%.3f})", ms(0.5),
-                      ms(0.99), max_ / 1000.0);
-        return out.data();
-    }
-
- private:
-    static constexpr unsigned kBits = 7;  // 128 buckets an octave.
-    static constexpr std::uint32_t kPart = 1u << kBits;
-
-    static std::size_t bucket(std::uint32_t value) {
-        if (value < kPart) {
-            return value;
-        }
-        const unsigned shift = static_cast<unsigned>(std::bit_width(value)) - kBits - 1;
-        return (shift + 1) * kPart + ((value >> shift) & (kPart - 1));
-    }
-    static double upper_end(std::size_t bucket) {
-        if (bucket < kPart) {
-            return static_cast<double>(bucket);
-        }
-        const std::size_t shift = bucket / kPart - 1;
-        return static_cast<double>(((kPart | bucket % kPart) + 1) << shift) - 1;
-    }
-    [[nodiscard]] double ms(double part) const {
-        const auto rank = static_cast<std::uint64_t>(part * static_cast<double>(count_));
-        std::uint64_t seen = 0;
-        for (std::size_t i = 0; i < counts_.size(); ++i) {
-            seen += counts_[i];
-            if (seen > rank) {
-                return std::min(upper_end(i), double{1} * max_) / 1000.0;
-            }
-        }
-        return max_ / 1000.0;
-    }
-
-    std::vector<std::uint64_t> counts_ = std::vector<std::uint64_t>((33 - kBits) * kPart);
-    std::uint64_t count_ = 0;
-    std::uint32_t max_ = 0;
 };
 
 // --------------------------------------------------------------------------------------------------
@@ -703,8 +640,8 @@ class Fanout {
             << R"(,"expected":)" << run_.seen.size() * connected_ << R"(,"delivered":)"
             << run_.delivered << R"(,"gaps":)" << run_.gaps << R"(,"closed":)" << closed_
             << R"(,"seconds":)" << static_cast<double>(run_.last_at - run_.began) / 1e9
-            << R"(,"bytes":)" << run_.bytes << R"(,"latency_ms":)" << run_.latency.json()
-            << R"(,"late_ms":)" << run_.late.json() << "}";
+            << R"(,"bytes":)" << run_.bytes << R"(,"latency_ms":{)" << run_.latency.members()
+            << R"(},"late_ms":{)" << run_.late.members() << "}}";
         say(out.str());
     }
 
@@ -785,15 +722,14 @@ Options parse(int argc, char** argv) {
 }
 
 }  // namespace
+}  // namespace sigmacast::bench
 
 int main(int argc, char** argv) {
+    using namespace sigmacast::bench;
     try {
         std::signal(SIGPIPE, SIG_IGN);
         const Options options = parse(argc, argv);
-        rlimit files{};
-        getrlimit(RLIMIT_NOFILE, &files);
-        files.rlim_cur = files.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &files);
+        raise_descriptor_limit();
         Fanout(options).run();
     } catch (const std::exception& problem) {
         die(problem.what());

@@ -14,10 +14,10 @@
 #include <openssl/evp.h>
 #include <openssl/sha.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdint>
@@ -26,6 +26,8 @@
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "tests/bench/measuring.h"
 
 namespace {
 
@@ -266,12 +268,8 @@ class Floor {
     }
 
     static std::size_t descriptors() {
-        rlimit files{};
-        getrlimit(RLIMIT_NOFILE, &files);
-        files.rlim_cur = files.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &files);
         constexpr std::size_t kMost = 100'000;
-        return files.rlim_cur < kMost ? files.rlim_cur : kMost;
+        return std::min(sigmacast::bench::raise_descriptor_limit(), kMost);
     }
 
     bool coalesce_;

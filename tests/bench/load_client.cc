@@ -37,13 +37,11 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cerrno>
 #include <charconv>
 #include <chrono>
@@ -52,7 +50,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <ctime>
 #include <exception>
 #include <string>
 #include <string_view>
@@ -60,6 +57,9 @@
 #include <utility>
 #include <vector>
 
+#include "tests/bench/measuring.h"
+
+namespace sigmacast::bench {
 namespace {
 
 constexpr std::size_t kReadBytes = 256u << 10;
@@ -67,7 +67,6 @@ constexpr std::size_t kFrameBytesMax = 16u << 20;
 constexpr std::size_t kConnectingMax = 128;  // Unanswered handshakes at one time.
 constexpr std::size_t kStreamsMax = 256;     // Of (topic, origin).
 constexpr std::size_t kProblemsMax = 20;     // Told; more are counted.
-constexpr std::int64_t kSecondNs = 1'000'000'000;
 constexpr std::int64_t kConnectNs = 60 * kSecondNs;
 constexpr std::int64_t kWaitNs = 60 * kSecondNs;
 constexpr std::int64_t kQuietNs = 5 * kSecondNs;  // What has not come by then, does not.
@@ -86,12 +85,6 @@ struct Options {
     std::string fault;
 };
 
-std::int64_t now_ns() {
-    timespec now{};
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return std::int64_t{now.tv_sec} * kSecondNs + now.tv_nsec;
-}
-
 [[noreturn]] void die(const std::string& what) {
     std::fprintf(stderr, "sigmacast-bench-load: %s\n", what.c_str());
     std::exit(1);
@@ -104,12 +97,6 @@ std::int64_t now_ns() {
     std::vsnprintf(out.data(), out.size(), format, arguments);
     va_end(arguments);
     return out.data();
-}
-
-/// One line to whoever started this.
-void say(const std::string& json) {
-    std::printf("%s\n", json.c_str());
-    std::fflush(stdout);
 }
 
 using ull = unsigned long long;
@@ -270,56 +257,9 @@ class Reader {
 // --------------------------------------------------------------------------------------------------
 // figures
 
-/// Counts of microseconds in buckets less than 1 % wide.
-class Histogram {
- public:
-    void add(std::int64_t us) {
-        const auto value = static_cast<std::uint32_t>(std::clamp<std::int64_t>(us, 0, 0xffffffff));
-        ++counts_[bucket(value)];
-        ++count_;
-        max_ = std::max(max_, value);
-    }
-    [[nodiscard]] std::uint64_t count() const { return count_; }
-    [[nodiscard]] std::string json() const {
-        return text(R"({"samples":%llu,"p50":%.3f,"p99":%.3f,"max":%.3f})", ull{count_}, ms(0.5),
-                    ms(0.99), max_ / 1000.0);
-    }
-    void clear() { *this = Histogram(); }
-
- private:
-    static constexpr unsigned kBits = 7;  // 128 buckets an octave.
-    static constexpr std::uint32_t kPart = 1u << kBits;
-
-    static std::size_t bucket(std::uint32_t value) {
-        if (value < kPart) {
-            return value;
-        }
-        const unsigned shift = static_cast<unsigned>(std::bit_width(value)) - kBits - 1;
-        return (shift + 1) * kPart + ((value >> shift) & (kPart - 1));
-    }
-    static double upper_end(std::size_t bucket) {
-        if (bucket < kPart) {
-            return static_cast<double>(bucket);
-        }
-        const std::size_t shift = bucket / kPart - 1;
-        return static_cast<double>(((kPart | bucket % kPart) + 1) << shift) - 1;
-    }
-    [[nodiscard]] double ms(double part) const {
-        const auto rank = static_cast<std::uint64_t>(part * static_cast<double>(count_));
-        std::uint64_t seen = 0;
-        for (std::size_t i = 0; i < counts_.size(); ++i) {
-            seen += counts_[i];
-            if (seen > rank) {
-                return std::min(upper_end(i), double{1} * max_) / 1000.0;
-            }
-        }
-        return max_ / 1000.0;
-    }
-
-    std::vector<std::uint64_t> counts_ = std::vector<std::uint64_t>((33 - kBits) * kPart);
-    std::uint64_t count_ = 0;
-    std::uint32_t max_ = 0;
-};
+std::string json(const Histogram& times) {
+    return text(R"({"samples":%llu,%s})", ull{times.count()}, times.members().c_str());
+}
 
 struct Counts {
     std::uint64_t tried = 0;
@@ -968,7 +908,7 @@ class Load {
         std::string line = text(
             R"({"event":"interval","at_ns":%lld,"seconds":%.3f,"clients":%zu,"deliveries":%llu,"latency_ms":%s})",
             static_cast<long long>(now), static_cast<double>(now - interval_from_) / 1e9, open_,
-            ull{interval_deliveries_}, interval_latency_.json().c_str());
+            ull{interval_deliveries_}, json(interval_latency_).c_str());
         interval_from_ = now;
         interval_deliveries_ = 0;
         interval_latency_.clear();
@@ -994,7 +934,7 @@ class Load {
             ull{counts_.errors}, ull{counts_.pings}, ull{pings_min}, ull{counts_.pongs},
             ull{counts_.asked}, ull{counts_.answered},
             static_cast<double>(counts_.silence_ns_max) / 1e9, ull{churned_},
-            latency_.json().c_str());
+            json(latency_).c_str());
         out += "\"problems\":[";
         for (const std::string& problem : problems_) {
             out += (&problem == problems_.data() ? "\"" : ",\"") + problem + "\"";
@@ -1066,14 +1006,13 @@ Options parse(int argc, char** argv) {
 }
 
 }  // namespace
+}  // namespace sigmacast::bench
 
 int main(int argc, char** argv) {
+    using namespace sigmacast::bench;
     try {
         const Options options = parse(argc, argv);
-        rlimit files{};
-        getrlimit(RLIMIT_NOFILE, &files);
-        files.rlim_cur = files.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &files);
+        raise_descriptor_limit();
         Load(options).run();
     } catch (const std::exception& problem) {
         die(problem.what());
