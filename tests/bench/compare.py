@@ -28,11 +28,13 @@ SCENARIOS = {  # name: events a second (0: as fast as they go), burst or window
     "A5": (100, 5),
     "B": (0, 64),
 }
-FIELDS = ("memory", "handshake")
+FIELDS = ("memory", "handshake", "return")
 TARGETS = ("sigmacast-broker", "sigmacast-edge", "sigmacast", "sigmacast-bench-fanout", "sigmacast-bench-floor")
 MESSAGE_BYTES = 288
 WARM_SECONDS = 0.4
 PROBLEM_MAX = 500  # Characters.
+RETURN_EVENTS = 100  # That each missed.
+RETURN_CONNECTING = 2_000  # Unanswered at one time: half of a listening socket's queue.
 IDLE_SECONDS = 5  # Until memory is taken as it is, though it still moves.
 
 
@@ -51,13 +53,13 @@ examples:
 """)
     parser.add_argument("--quick", action="store_true", help="short runs: one of each peer, three pairs of the edge")
     parser.add_argument("--only", help="servers: floor,floor-coalesce,edge,edge@BIN,nchan,ws,nats,mosquitto (default: all)")
-    parser.add_argument("--scenario", help="of A,A5,B,memory,handshake (default: all)")
+    parser.add_argument("--scenario", help="of A,A5,B,memory,handshake,return (default: all)")
     parser.add_argument("--pairs", type=int, help="pairs of runs of each server (default 5; quick: 3, of peers 1)")
     parser.add_argument("--seconds", type=float, help="of each run of A, A5 and B (default 5; quick: 1.5)")
     parser.add_argument("--clients", type=int, default=1000, help="of A, A5 and B (default 1,000)")
     parser.add_argument("--rate", type=float, default=100, help="events a second of A and A5 (default 100)")
     parser.add_argument("--window", type=int, default=SCENARIOS["B"][1], help="events in flight in B (default 64)")
-    parser.add_argument("--idle-clients", type=int, help="of memory and handshake (default 10,000; quick: 2,000)")
+    parser.add_argument("--idle-clients", type=int, help="of memory, handshake and return (default 10,000; quick: 2,000)")
     parser.add_argument("--edge-set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the edge, in TOML")
     parser.add_argument("--bin", help="folder of the programs (default: build/release/bin, built first)")
     parser.add_argument("--out", help="folder of the results (default: build/bench/DATE-TIME)")
@@ -256,11 +258,14 @@ class Bench:
                 continue
             others = [name for name in self.servers if name != "floor"
                       and (name.startswith("edge") or number < self.options.peer_pairs)]
-            for index, name in enumerate(others or ["floor"]):
+            if scenario == "return":  # Nobody else has a log from which a client could resume.
+                others = [name for name in others if name.startswith("edge")]
+                last[scenario] = f"{number}.return"
+            for index, name in enumerate(others or ["floor"] * (scenario != "return")):
                 pair = f"{number}.{scenario}.{name}"
                 # Short of time, peers share the FLOOR that was measured before them.
                 shared = self.options.quick and not name.startswith("edge") and last.get(scenario)
-                order = [name] if shared or name == "floor" else ["floor", name] if (number + index) % 2 == 0 \
+                order = [name] if shared or scenario == "return" or name == "floor" else ["floor", name] if (number + index) % 2 == 0 \
                     else [name, "floor"]
                 for server in order:
                     run = self.measure(scenario, server)
@@ -281,7 +286,9 @@ class Bench:
             try:
                 with self.peers.pinned(self.options.server_core):
                     server = self.servers[name](folder)
-                return self.fan_out(scenario, server) if scenario in SCENARIOS else self.hold_idle(scenario, server)
+                if scenario in SCENARIOS:
+                    return self.fan_out(scenario, server)
+                return self.come_back(server) if scenario == "return" else self.hold_idle(scenario, server)
             except self.peers.Missing as problem:
                 self.missing[name] = str(problem)
                 return {"missing": str(problem)}
@@ -311,20 +318,25 @@ class Bench:
                "server_core": used["server"] / 1e9 / took, "client_core": used["clients"] / 1e9 / took,
                "others_core": max(0, used["busy"] - used["server"] / 1e9) / took, "stolen": used["stolen"] / took,
                "load": os.getloadavg()[0]}
+        self.judge(run, connected["failed"], warm["expected"] - warm["delivered"])
+        return run
+
+    @staticmethod
+    def judge(run, failed, lost_before):
+        """Every client must have got everything, once and in order."""
         wrong = []
-        if connected["failed"]:
-            wrong.append(f"{connected['failed']} clients could not connect")
-        if warm["delivered"] < warm["expected"]:
-            wrong.append(f"{warm['expected'] - warm['delivered']:,} messages of the warm-up did not come")
-        if delivered < told["expected"]:
-            wrong.append(f"{told['expected'] - delivered:,} of {told['expected']:,} messages did not come")
+        if failed:
+            wrong.append(f"{failed} clients could not connect")
+        if lost_before:
+            wrong.append(f"{lost_before:,} messages of the warm-up did not come")
+        if run["delivered"] < run["expected"]:
+            wrong.append(f"{run['expected'] - run['delivered']:,} of {run['expected']:,} messages did not come")
         if run["gaps"]:
             wrong.append(f"{run['gaps']:,} messages out of order, repeated or missing between others")
         if run["closed"]:
             wrong.append(f"{run['closed']} clients were closed")
         if wrong:
             run["problem"] = "; ".join(wrong)
-        return run
 
     def note(self, server, clients):
         user, kernel = ticks(server.pids)
@@ -351,6 +363,26 @@ class Bench:
                 run["left_mib"] = (self.settled(server) - empty) / 2**20
                 clients.ask("connect")
                 run["again_kib"] = (self.settled(server) - empty) / 1024 / max(told["connected"], 1)
+            return run
+
+    def come_back(self, server):
+        """All hear events and leave; the edge is killed and started anew; more events; all come back at once and resume."""
+        count = self.options.idle_clients
+        size = MESSAGE_BYTES - server.envelope
+        with Clients(self.peers, server, count, 60, bytes=size) as clients:
+            connected = clients.ask("connect")
+            warm = clients.ask("run 0.2 50 1")
+            clients.ask("leave")
+            clients.ask(f"feed {RETURN_EVENTS}")
+            server.restart(RETURN_EVENTS + warm["events"])
+            used = cpu_ns(server.pids)
+            asked = server.broker_requests()
+            told = clients.ask(f"return {RETURN_CONNECTING}")
+            used = cpu_ns(server.pids) - used
+            run = {"us": used / 1000 / count, "seconds": told["seconds"], "answered_ms": told["answered_ms"],
+                   "served_ms": told["served_ms"], "requests": server.broker_requests() - asked, "clients": told["clients"],
+                   **{name: told[name] for name in ("delivered", "expected", "gaps", "closed")}, "load": os.getloadavg()[0]}
+            self.judge(run, connected["failed"] + count - told["clients"], warm["expected"] - warm["delivered"])
             return run
 
     @staticmethod
@@ -383,6 +415,9 @@ class Bench:
         elif run["scenario"] in SCENARIOS:
             self.say(f"{head}  {run['us']:7.3f} us  {run['deliveries_s'] / 1e3:8.1f} k/s  p50 {run['latency_ms']['p50']:8.2f}  "
                      f"p99 {run['latency_ms']['p99']:8.2f} ms  {run.get('problem', '')}")
+        elif run["scenario"] == "return":
+            self.say(f"{head}  {run['us']:7.1f} us  all served in {run['seconds']:.2f} s, answered p99 "
+                     f"{run['answered_ms']['p99']:.0f} ms  {run['requests']} requests to the broker  {run.get('problem', '')}")
         else:
             self.say(f"{head}  {run['us']:7.1f} us  {run['handshakes_s']:8,.0f}/s  "
                      + (f"{run['kib']:.2f} KiB a client  " if "kib" in run else "") + run.get("problem", ""))

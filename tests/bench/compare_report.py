@@ -7,6 +7,7 @@ import statistics
 
 GOALS = {"A": 0.85, "A5": 0.20, "B": 0.04}  # Of the edge: CPU a delivery, of FLOOR's in A.
 MEMORY_GOAL_KIB, HANDSHAKE_GOAL_US = 6, 18
+SERVED_GOAL_S, ANSWERED_GOAL_MS = 2, 1000  # Of all that come back at once.
 FAN_OUT = ("A", "A5", "B")
 BUSY = 0.05  # Of the server's core, used by others: the run says little.
 FULL = 0.97  # Of a core: whoever used it was at its limit.
@@ -66,12 +67,19 @@ def figures(runs, floors, floor_a):
              "of_floor_a": middle(run["us"] / floor_a[run["round"]] for run in runs if floor_a.get(run["round"])),
              "problems": sorted({run["problem"] for run in runs if run.get("problem")})}
     for name in ("deliveries_s", "kernel", "bytes", "server_core", "client_core", "others_core", "handshakes_s", "kib",
-                 "left_mib", "again_kib", "clients"):
+                 "left_mib", "again_kib", "clients", "requests"):
         if name in runs[0]:
             found[name] = middle(run[name] for run in runs)
-    if "latency_ms" in runs[0]:
+    if "delivered" in runs[0]:
         found["delivered"] = sum(run["delivered"] for run in runs)
         found["expected"] = sum(run["expected"] for run in runs)
+    if "served_ms" in runs[0]:
+        found["all_s"] = middle(run["seconds"] for run in runs)
+        found["all_s_max"] = max(run["seconds"] for run in runs)
+        found["served_p50"] = middle(run["served_ms"]["p50"] for run in runs)
+        for part in ("p50", "p99"):
+            found[f"answered_{part}"] = middle(run["answered_ms"][part] for run in runs)
+    if "latency_ms" in runs[0]:
         for part in ("p50", "p99", "max"):
             found[part] = middle(run["latency_ms"][part] for run in runs)
         found["p99_ratio"] = middle(run["latency_ms"]["p99"] / floor["latency_ms"]["p99"] for run, floor in pairs
@@ -116,17 +124,32 @@ def tables(result):
                      [[name, str(of["runs"]), number(of["us"], ".1f"), f"{of['us_min']:.1f}..{of['us_max']:.1f}",
                        number(of["ratio"]), f"{of['handshakes_s']:,.0f}"] if of["runs"] else
                       [name, *["-"] * 5] for name, of in found["handshake"].items()])
+    if "return" in found:
+        out += table(["return", "runs", "clients", "all served s", "most", "half served ms", "answered p50 ms", "p99 ms",
+                      "us a client", "asked of the broker", "came"],
+                     [return_line(name, of) for name, of in found["return"].items()])
     return out + notes(found)
+
+
+def return_line(name, of):
+    if not of["runs"]:
+        return [name, *["-"] * 10]
+    return [name, str(of["runs"]), f"{of['clients']:,.0f}", number(of["all_s"]), number(of["all_s_max"]),
+            number(of["served_p50"], ".0f"), number(of["answered_p50"], ".0f"), number(of["answered_p99"], ".0f"),
+            number(of["us"], ".0f"), f"{of['requests']:.0f}", came(of)]
+
+
+def came(of):
+    return "all" if of["delivered"] == of["expected"] else f"{of['delivered']:,} of {of['expected']:,}"
 
 
 def fan_out_line(name, of):
     if not of["runs"]:
         return [name, *["-"] * 14]  # notes() says why.
-    came = "all" if of["delivered"] == of["expected"] else f"{of['delivered']:,} of {of['expected']:,}"
     return [name, str(of["runs"]), number(of["us"], ".3f"), f"{of['us_min']:.3f}..{of['us_max']:.3f}", number(of["ratio"], ".3f"),
             f"{number(of['ratio_min'], '.3f')}..{number(of['ratio_max'], '.3f')}", number(of["of_floor_a"], ".3f"),
             f"{of['kernel']:.0%}", number(of["p50"]), number(of["p99"]), number(of["p99_ratio"]),
-            f"{of['deliveries_s'] / 1000:,.0f}", f"{of['bytes']:.0f}", came,
+            f"{of['deliveries_s'] / 1000:,.0f}", f"{of['bytes']:.0f}", came(of),
             f"{of['server_core']:.0%}, {of['client_core']:.0%}, {of['others_core']:.0%}"]
 
 
@@ -134,12 +157,14 @@ def notes(found):
     """What the goals make of it, and what speaks against a figure."""
     goals = [*((scenario, "of_floor_a", goal, "of FLOOR's A") for scenario, goal in GOALS.items()),
              ("A", "p99_ratio", 1, "of FLOOR's p99"), ("memory", "kib", MEMORY_GOAL_KIB, "KiB an idle client"),
-             ("handshake", "us", HANDSHAKE_GOAL_US, "us of CPU a handshake")]
+             ("handshake", "us", HANDSHAKE_GOAL_US, "us of CPU a handshake"),
+             ("return", "all_s", SERVED_GOAL_S, "s until all are served"),
+             ("return", "answered_p99", ANSWERED_GOAL_MS, "ms until 99 % are answered")]
     out = []
     for scenario, name, goal, unit in goals:
         edge = found.get(scenario, {}).get("edge", {})
         if edge.get(name) is not None:
-            crowded = max(found[scenario][server].get("others_core", 0) for server in ("edge", "floor")) > BUSY
+            crowded = max(found[scenario].get(server, {}).get("others_core", 0) for server in ("edge", "floor")) > BUSY
             verdict = "not judged, others had the core" if crowded else "reached" if edge[name] <= goal else "not reached"
             out.append(f"- goal {scenario}: {edge[name]:.3g} {unit}, at most {goal:g}: {verdict}")
     for scenario, servers in found.items():

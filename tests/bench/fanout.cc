@@ -20,6 +20,10 @@
 //   run SECONDS 0 WINDOW      as fast as they come: the next is sent when all clients have the one
 //                             that is WINDOW before it
 //   leave                     all close
+//   feed EVENTS               so many events while nobody is there
+//   return CONNECTING         all come back, CONNECTING at a time, and resume (v1) from what they
+//   had
+//                             when they left: each must get what was fed meanwhile
 //
 // A run ends when every client has every event, or nothing has come for --quiet. Each client must
 // see each number once and in order; `gaps` counts where one did not.
@@ -43,6 +47,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <string_view>
@@ -65,6 +70,8 @@ constexpr std::int64_t kConnectNs = 60 * kSecondNs;
 constexpr std::string_view kTopic = "bench";
 constexpr std::string_view kNumber = "\"bench_n\":";
 constexpr std::string_view kStamp = "\"bench_t\":";
+constexpr std::string_view kPosition = "\"pos\":";
+constexpr std::string_view kEpoch = "\"epoch\":\"";
 
 [[noreturn]] void die(const std::string& what) {
     std::fprintf(stderr, "sigmacast-bench-fanout: %s\n", what.c_str());
@@ -144,13 +151,25 @@ std::string event_text(const Options& options, std::uint64_t n, std::int64_t at)
     return {};
 }
 
+/// Up to where a client has seen everything.
+struct Cursor {
+    std::string epoch;
+    std::uint64_t pos = 0;
+};
+
 /// What a client says once it is upgraded.
-std::string subscription(Speak speak) {
+std::string subscription(Speak speak, const std::optional<Cursor>& resume) {
     switch (speak) {
         case Speak::kRaw:
             return {};
-        case Speak::kV1:
-            return masked_frame(1, R"({"type":"subscribe","id":1,"data":{"types":["bench"]}})");
+        case Speak::kV1: {
+            std::string text = R"({"type":"subscribe","id":1,"data":{"types":["bench"])";
+            if (resume) {
+                text += R"(,"resume":{"epoch":")" + resume->epoch + R"(","pos":)" +
+                        std::to_string(resume->pos) + "}";
+            }
+            return masked_frame(1, text + "}}");
+        }
         case Speak::kNats:
             return masked_frame(
                 2, "CONNECT {\"verbose\":false,\"pedantic\":false}\r\nSUB bench 1\r\nPING\r\n");
@@ -194,6 +213,7 @@ struct Run {
     std::uint64_t first = 0;  // The number before the first event of this run.
     std::int64_t began = 0;
     std::int64_t last_at = 0;
+    std::size_t clients = 0;          // So many must have each event.
     std::vector<std::uint32_t> seen;  // By event: clients that have it.
     std::size_t complete = 0;         // So many events are with all clients.
     std::uint64_t delivered = 0;
@@ -201,6 +221,8 @@ struct Run {
     std::uint64_t gaps = 0;
     Histogram latency;
     Histogram late;
+    Histogram answered;  // Of a return, from its beginning: clients that are told how it goes on,
+    Histogram served;    // and those that have everything.
 };
 
 class Fanout {
@@ -232,6 +254,14 @@ class Fanout {
                 run_feed(seconds, rate, burst);
             } else if (command == "leave") {
                 leave_all();
+            } else if (command == "feed") {
+                std::size_t events = 0;
+                words >> events;
+                feed_unheard(events);
+            } else if (command == "return") {
+                std::size_t connecting = 0;
+                words >> connecting;
+                return_all(connecting);
             } else {
                 die("unknown command " + line);
             }
@@ -291,19 +321,53 @@ class Fanout {
     // Connecting --------------------------------------------------------------------------------
     void connect_all() {
         const std::int64_t began = now_ns();
-        std::size_t next = 0;
-        connected_ = failed_ = 0;
-        while (connected_ + failed_ < clients_.size() && now_ns() < began + kConnectNs) {
-            while (next < clients_.size() && next - connected_ - failed_ < kConnectingMax) {
-                open(next++);
-            }
-            step(kSecondNs / 10);
-        }
+        open_all(kConnectingMax, began);
         char out[160];
         std::snprintf(
             out, sizeof out, R"({"event":"connect","connected":%zu,"failed":%zu,"seconds":%.4f})",
             connected_, clients_.size() - connected_, static_cast<double>(now_ns() - began) / 1e9);
         say(out);
+    }
+
+    void open_all(std::size_t connecting_max, std::int64_t began) {
+        std::size_t next = 0;
+        connected_ = failed_ = 0;
+        while (connected_ + failed_ < clients_.size() && now_ns() < began + kConnectNs) {
+            while (next < clients_.size() && next - connected_ - failed_ < connecting_max) {
+                open(next++);
+            }
+            step(kSecondNs / 10);
+        }
+    }
+
+    /// Events for those who will come back.
+    void feed_unheard(std::size_t events) {
+        run_ = Run();
+        run_.first = sent_;
+        run_.clients = clients_.size();
+        for (std::size_t i = 0; i < events; ++i) {
+            add_event(now_ns());
+            send_feed();
+        }
+        while (!unsent_.empty()) {
+            step(kSecondNs / 100);
+            send_feed();
+        }
+        say(R"({"event":"feed"})");
+    }
+
+    void return_all(std::size_t connecting_max) {
+        if (connecting_max == 0 || cursor_.epoch.empty()) {
+            die("return takes CONNECTING, and needs v1 clients that have heard an event");
+        }
+        resume_ = cursor_;
+        run_.began = run_.last_at = now_ns();
+        open_all(connecting_max, run_.began);
+        while (run_.complete < run_.seen.size() && now_ns() - run_.last_at < options_.quiet) {
+            step(kSecondNs / 100);
+        }
+        resume_.reset();
+        tell_run();
     }
 
     void open(std::size_t index) {
@@ -348,8 +412,9 @@ class Fanout {
     void is_subscribed(Client& client) {
         if (!client.subscribed) {
             client.subscribed = true;
-            client.last = sent_;  // Nothing is fed while clients connect.
+            client.last = resume_ ? run_.first : sent_;  // Nothing is fed while clients connect.
             ++connected_;
+            run_.answered.add((now_ - run_.began) / 1000);
         }
     }
 
@@ -395,7 +460,7 @@ class Fanout {
             client.upgraded = true;
             bytes.remove_prefix(end + 4);
             if (options_.subscribe) {
-                put(client, subscription(options_.speak));
+                put(client, subscription(options_.speak, resume_));
             }
             // Neither greets anyone.
             if (options_.speak == Speak::kRaw ||
@@ -535,7 +600,12 @@ class Fanout {
                  (!options_.subscribe && text.starts_with(R"({"type":"hello")")))) {
                 is_subscribed(client);
             }
+            hear_epoch(text);
             return;
+        }
+        if (n > newest_) {
+            newest_ = n;
+            cursor_.pos = number(text, kPosition, pos_at_);
         }
         run_.gaps += n != client.last + 1 ? 1u : 0u;
         client.last = n;
@@ -544,8 +614,11 @@ class Fanout {
             return;  // Of a run that was given up.
         }
         ++run_.seen[index];
-        while (run_.complete < run_.seen.size() && run_.seen[run_.complete] >= connected_) {
+        while (run_.complete < run_.seen.size() && run_.seen[run_.complete] >= run_.clients) {
             ++run_.complete;
+        }
+        if (n == sent_) {
+            run_.served.add((now_ - run_.began) / 1000);
         }
         ++run_.delivered;
         run_.bytes += text.size();
@@ -554,10 +627,19 @@ class Fanout {
         run_.latency.add((now_ - stamp) / 1000);
     }
 
+    void hear_epoch(std::string_view text) {
+        const std::size_t at = text.find(kEpoch);
+        if (cursor_.epoch.empty() && at != std::string_view::npos) {
+            const std::string_view rest = text.substr(at + kEpoch.size());
+            cursor_.epoch = rest.substr(0, rest.find('"'));
+        }
+    }
+
     // Feeding -----------------------------------------------------------------------------------
     void run_feed(double seconds, double rate, std::uint64_t burst) {
         run_ = Run();
         run_.first = sent_;
+        run_.clients = connected_;
         run_.closed_loop = rate <= 0;
         run_.burst = std::max<std::uint64_t>(burst, 1);
         run_.began = run_.last_at = run_.due = now_ns();
@@ -637,11 +719,12 @@ class Fanout {
     void tell_run() {
         std::ostringstream out;
         out << R"({"event":"run","events":)" << run_.seen.size() << R"(,"clients":)" << connected_
-            << R"(,"expected":)" << run_.seen.size() * connected_ << R"(,"delivered":)"
+            << R"(,"expected":)" << run_.seen.size() * run_.clients << R"(,"delivered":)"
             << run_.delivered << R"(,"gaps":)" << run_.gaps << R"(,"closed":)" << closed_
             << R"(,"seconds":)" << static_cast<double>(run_.last_at - run_.began) / 1e9
             << R"(,"bytes":)" << run_.bytes << R"(,"latency_ms":{)" << run_.latency.members()
-            << R"(},"late_ms":{)" << run_.late.members() << "}}";
+            << R"(},"late_ms":{)" << run_.late.members() << R"(},"answered_ms":{)"
+            << run_.answered.members() << R"(},"served_ms":{)" << run_.served.members() << "}}";
         say(out.str());
     }
 
@@ -658,11 +741,15 @@ class Fanout {
     std::size_t closed_ = 0;
     std::int64_t now_ = 0;
     std::uint64_t sent_ = 0;
+    std::uint64_t newest_ = 0;      // Event that anyone has heard.
+    Cursor cursor_;                 // Of it.
+    std::optional<Cursor> resume_;  // While they come back.
     std::string unsent_;
     bool feed_waits_ = false;
     Run run_;
     std::size_t number_at_ = 0;
     std::size_t stamp_at_ = 0;
+    std::size_t pos_at_ = 0;
     std::vector<char> buffer_ = std::vector<char>(kReadBytes);
 };
 

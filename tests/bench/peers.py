@@ -23,7 +23,7 @@ sys.dont_write_bytecode = True
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "integration"))
 
-from harness import BIN, Cluster, clean_environment  # noqa: E402
+from harness import BIN, Cluster, clean_environment, until  # noqa: E402
 from ports import free_port  # noqa: E402
 
 START_S = 20  # Until a server answers.
@@ -186,6 +186,24 @@ class Edge:
             raise
         self.port, self.pids = edge.port, [edge.process.pid]
         self.feed_fd = self.publisher.stdin.fileno()
+
+    def restart(self, events):
+        """Once the broker has that many, the edge is killed, and another one starts with nothing."""
+        until(lambda: self.broker_counts("committed") >= events, START_S, f"the broker has {events} events")
+        cores = os.sched_getaffinity(self.pids[0])
+        self.cluster.edge.kill()
+        with pinned(min(cores)):
+            self.cluster.edge.start(ready=False)
+        self.pids = [self.cluster.edge.process.pid]
+        self.cluster.edge.wait_ready(START_S)
+
+    def broker_requests(self):
+        """Snapshots, ranges and pages of the log that edges have asked for."""
+        return self.broker_counts("history", "ranges", "snapshots")
+
+    def broker_counts(self, *names):
+        metrics = self.cluster.broker.metrics()
+        return int(sum(metrics[f"sigmacast_broker_{name}_total"] for name in names))
 
     def stop(self):
         if self.publisher:

@@ -42,7 +42,10 @@ def test_edge_and_floor_deliver_everything_in_each_scenario_and_are_reported(tmp
     done = bench(tmp_path, "--only", "edge,floor-coalesce")
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "result.json").read_text())
-    assert list(found["summary"]) == ["A", "A5", "B", "memory", "handshake"]
+    assert list(found["summary"]) == ["A", "A5", "B", "memory", "handshake", "return"]
+    back = found["summary"].pop("return")
+    assert list(back) == ["edge"] and back["edge"]["delivered"] == back["edge"]["expected"] == 50 * 100, back
+    assert not back["edge"]["problems"] and 1 <= back["edge"]["requests"] <= 3, back
     for scenario, servers in found["summary"].items():
         assert list(servers) == ["floor", "edge", "floor-coalesce"], scenario
         for name, of in servers.items():
