@@ -305,7 +305,8 @@ void Watch::on_connecting(Event event, Mono now) {
             ++failed_;
             if (++in_a_row_ >= kCutOffMax) {
                 complain("the broker breaks off each handshake",
-                         plain ? "is it a Sigmacast broker that has this address, and is it well?"
+                         plain ? "does it ask for a key (then set [curve] here too), and is it a "
+                                 "Sigmacast broker that is well?"
                                : "is curve.broker_public_key the broker's, and is the broker well?",
                          now);
             }

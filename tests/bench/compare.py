@@ -7,6 +7,7 @@ what is told is the median of the pairs' ratios. README.md says what each figure
 """
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
@@ -400,8 +401,10 @@ class Bench:
     def title(self):
         processor = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo", encoding="ascii")
                           if line.startswith("model name")), platform.machine())
-        commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=PROJECT, capture_output=True, text=True,
-                                check=False).stdout.strip()
+        commit = ""
+        with contextlib.suppress(FileNotFoundError):  # Nothing else needs git.
+            commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=PROJECT, capture_output=True, text=True,
+                                    check=False).stdout.strip()
         return (f"{datetime.datetime.now():%Y-%m-%d %H:%M}, {os.cpu_count()} cores {processor}, {platform.system()} "
                 f"{platform.release()}, load average {os.getloadavg()[0]:.1f}"
                 f"{', at ' + commit if commit else ''}; tests/bench/run {' '.join(sys.argv[1:])}".rstrip())
