@@ -70,8 +70,7 @@ std::optional<Ingest::Greeting> Ingest::on_hello(const std::string& peer,
         origin->name = hello.origin;
         greeting.changed = true;
     } else if (hello.epoch == origin->epoch && hello.instance == origin->instance) {
-        origin->peer = peer;
-        ++origin->heard;
+        on_heard(*origin, peer);
         greeting.answer = protocol::Welcome{origin->epoch, durable_marks(*origin), {}};
         return greeting;
     } else if (hello.epoch <= origin->epoch) {
@@ -105,8 +104,7 @@ protocol::Any Ingest::on_sync(const std::string& peer, const protocol::Sync& syn
         ++counts_.conflicts;
         return protocol::Conflict{origin->epoch};
     }
-    origin->peer = peer;
-    ++origin->heard;
+    on_heard(*origin, peer);
     return protocol::Durable{origin->epoch, durable_marks(*origin)};
 }
 
@@ -231,6 +229,9 @@ Ingest::Actions Ingest::on_timer(Admit admit, Now now) {
             waiting_.erase({name, topic});
             continue;
         }
+        if (std::exchange(stream.ask_now, false) && !stream.receiver.complete()) {
+            ask(origin, stream, stream.receiver.missing(), out);
+        }
         apply(origin, stream, stream.receiver.on_timer(now.mono, random_), now, out);
         release_reports(origin, out);
     }
@@ -240,7 +241,8 @@ Ingest::Actions Ingest::on_timer(Admit admit, Now now) {
 std::optional<Mono> Ingest::deadline() const {
     std::optional<Mono> first;
     for (const auto& [name, topic] : waiting_) {
-        const auto when = origins_.at(name).streams.at(topic).receiver.deadline();
+        const Stream& stream = origins_.at(name).streams.at(topic);
+        const auto when = stream.ask_now ? Mono{} : stream.receiver.deadline();
         if (when && (!first || *when < *first)) {
             first = when;
         }
@@ -266,9 +268,7 @@ void Ingest::apply(Origin& origin, Stream& stream, Receiver::Actions actions, No
         stream.rounds = 0;
     }
     if (actions.ask && !origin.peer.empty()) {
-        ++counts_.asks;
-        out.send.push_back(
-            {origin.peer, protocol::Ask{next_ask_++, origin.name, stream.topic, *actions.ask}});
+        ask(origin, stream, *actions.ask, out);
     }
     if (actions.fall_back && gives_up(origin, stream)) {
         // Asking has not helped: the positions are given up, and what is behind them goes on.
@@ -284,6 +284,23 @@ void Ingest::apply(Origin& origin, Stream& stream, Receiver::Actions actions, No
         waiting_.erase(name);
     } else {
         waiting_.insert(name);
+    }
+}
+
+void Ingest::ask(const Origin& origin, const Stream& stream, sequence::Range range, Actions& out) {
+    ++counts_.asks;
+    out.send.push_back({origin.peer, protocol::Ask{next_ask_++, origin.name, stream.topic, range}});
+}
+
+/// Its owner can be asked. What it has not answered may have been lost where a network was cut: it
+/// is asked at once, besides the tries: the next one may be due when the network is cut again.
+void Ingest::on_heard(Origin& origin, const std::string& peer) {
+    origin.peer = peer;
+    ++origin.heard;
+    for (const auto& [name, topic] : waiting_) {
+        if (name == origin.name) {
+            origin.streams.at(topic).ask_now = true;
+        }
     }
 }
 

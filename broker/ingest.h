@@ -114,6 +114,7 @@ class Ingest {
         std::uint64_t durable = 0;
         std::uint64_t heard = 0;  // Origin::heard at the end of the last round of tries.
         int rounds = 0;           // In vain, for the present hole.
+        bool ask_now = false;     // Its producer has just been heard.
         // Up to where the newer values are of keys whose values a repair has passed over: before
         // that is here, nothing vouches for the topic, for it would for the values before both.
         std::uint64_t replaced = 0;
@@ -137,6 +138,8 @@ class Ingest {
     Stream* stream_of(Origin& origin, const std::string& topic);
     [[nodiscard]] std::vector<Mark> durable_marks(const Origin& origin) const;
     static bool admits(Admit admit, const Stream& stream);
+    void on_heard(Origin& origin, const std::string& peer);
+    void ask(const Origin& origin, const Stream& stream, sequence::Range range, Actions& out);
     static bool gives_up(const Origin& origin, Stream& stream);
     void on_head(Origin& origin, const Message& message, Admit admit, Now now, Actions& out);
     void apply(Origin& origin, Stream& stream, Receiver::Actions actions, Now now, Actions& out);

@@ -158,6 +158,10 @@ class Receiver {
     [[nodiscard]] std::uint64_t gap_end() const {
         return held_.empty() ? known() : held_.begin()->first - 1;
     }
+    /// What to ask for, unless it is complete().
+    [[nodiscard]] Range missing() const {
+        return {next_, std::min(gap_end(), next_ + limits_.ask_max - 1)};
+    }
 
  private:
     void release(Actions& actions) {
@@ -220,7 +224,7 @@ class Receiver {
         const Millis wait = limits_.retry_min * (1 << tries_);
         asked_until_ = now + wait + random.upto(wait);
         ++tries_;
-        actions.ask = Range{next_, std::min(gap_end(), next_ + limits_.ask_max - 1)};
+        actions.ask = missing();
     }
 
     std::uint64_t next_;
