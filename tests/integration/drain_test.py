@@ -20,7 +20,7 @@ from sse_client import Events
 from ws_client import V1, Client, Refused
 
 POLL = "system.status"
-NOTICE = 1.0
+NOTICE = 1.0 * PATIENCE
 
 
 def ready(edge):

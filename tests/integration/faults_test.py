@@ -143,7 +143,10 @@ def test_a_poll_that_the_engine_does_not_have_is_no_failure_and_is_said_once(mak
         assert client.of("rpc_error", "circuit_breaker.open") == []
         for method in unsupported:
             assert engine.count(method) == 1, f"{method} is retried every 5 minutes"
-        sources = {s["poll"]: s for s in cluster.v1("system.status").hello.data["sources"]}
+        def known():
+            return {s["poll"]: s for s in cluster.v1("system.status").hello.data["sources"]}
+        until(lambda: {*unsupported, POLL} <= set(known()), what="the edge knows all polls")
+        sources = known()
         for method in unsupported:
             assert sources[method]["quality"] == "down"
             assert sources[method]["reason"] == "METHOD_NOT_FOUND"
