@@ -125,7 +125,8 @@ Session& Hub::open(Dialect dialect, Now now, std::optional<Grant> grant) {
     auto made =
         std::make_unique<Session>(random_.uuid(), dialect, options_.queue, counters_.sent, now);
     Session& session = *made;
-    sessions_.emplace(&session, std::move(made));
+    session.number = ++arrivals_;
+    sessions_.emplace_hint(sessions_.end(), session.number, std::move(made));
     session.grant = std::move(grant);
     session.rate = RateLimit(options_.messages_per_second);
     if (session.grant) {
@@ -154,7 +155,7 @@ void Hub::close(Session& session) {
     drop(touched_, &session);
     drop(resuming_, &session);
     waiting_ -= session.grant ? 0u : 1u;
-    sessions_.erase(&session);
+    sessions_.erase(session.number);
 }
 
 void Hub::welcome(Session& session, Now now) {
@@ -310,7 +311,7 @@ void Hub::deny(Session& session, std::string_view id, const std::string& topic, 
 
 /// Twice a second: sessions that have not sent a token in time, and those whose token has expired.
 void Hub::check_grants(Now now) {
-    for (const auto& [of, each] : sessions_) {
+    for (const auto& [number, each] : sessions_) {
         Session& session = *each;
         if (!session.ends || session.closing()) {
             continue;
@@ -629,7 +630,7 @@ void Hub::step(protocol::Snapshot& snapshot, Now now) {
     bookmark_ = cache_.pos();
     renew_history(snapshot, same);
     render_legacy_origin(now);
-    for (const auto& [of, session] : sessions_) {
+    for (const auto& [number, session] : sessions_) {
         if (!session->v1() || session->subscriptions().empty()) {
             continue;
         }
@@ -1084,7 +1085,7 @@ void Hub::tell_dropped(Now now) {
 void Hub::heartbeats(Now now) {
     Bytes legacy;
     Bytes v1;
-    for (const auto& [of, session] : sessions_) {
+    for (const auto& [number, session] : sessions_) {
         const bool quiet = elapsed(session->last_sent(), now.mono) >= options_.heartbeat_interval;
         if (!quiet || !session->grant || !session->idle() || session->closing() ||
             (!session->v1() && session->subscriptions().count("heartbeat") == 0)) {
@@ -1124,13 +1125,14 @@ void Hub::drain(Mono from, Millis over, Now now) {
     drain_some(now);
 }
 
-/// Those whose turn has come: the same number at each step, of those that are left.
+/// Those whose turn has come: the same number at each step, of those that are left; who came first
+/// goes first.
 void Hub::drain_some(Now now) {
     if (!drain_ || drain_->next > now.mono) {
         return;
     }
     std::vector<Session*> left;
-    for (const auto& [of, session] : sessions_) {
+    for (const auto& [number, session] : sessions_) {
         if (!session->closing()) {
             left.push_back(session.get());
         }

@@ -172,6 +172,12 @@ class Hub {
         Mono next;
         Millis hint_max;
     };
+    /// Of the polls, as they were heard of.
+    struct InOrder {
+        bool operator()(const Cache::Poll* a, const Cache::Poll* b) const {
+            return a->transition_slot < b->transition_slot;
+        }
+    };
     struct Rendering {
         Mono due;
         bool forced = false;  // Something changed: render even what is live.
@@ -289,13 +295,15 @@ class Hub {
     Random random_;
     Cache cache_;
     HubCounters counters_;
-    std::unordered_map<const Session*, std::unique_ptr<Session>> sessions_;
+    /// What is walked is in an order that no address decides: the same input gives the same output.
+    std::map<std::uint64_t, std::unique_ptr<Session>> sessions_;  // By Session::number.
+    std::uint64_t arrivals_ = 0;
     std::unordered_map<std::string, Subscribers> by_topic_;
     std::vector<Session*> everything_;
     std::vector<Session*> touched_;
     std::vector<std::string> dropped_;  // Client ids to be told to the others.
     std::string legacy_origin_;
-    std::map<const Cache::Poll*, Rendering> renderings_;  // Of the legacy origin's polls.
+    std::map<const Cache::Poll*, Rendering, InOrder> renderings_;  // Of the legacy origin's polls.
     Tally users_;
     std::size_t waiting_ = 0;
     std::uint64_t bookmark_ = 0;

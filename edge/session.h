@@ -110,6 +110,7 @@ class Session {
     RateLimit rate;                        // The Hub's: of what it sends.
     Tally::Seat seat;  // Among the connections of its user, where a message has brought the token.
     std::vector<std::unique_ptr<Resume>> resumes = {};  // The Hub's: what it has yet to be sent.
+    std::uint64_t number = 0;                           // The Hub's: of its arrival.
     bool touched = false;  // The Hub's: something was queued since the last take_touched().
 
     void send_control(Bytes frame);

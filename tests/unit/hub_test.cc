@@ -555,6 +555,9 @@ TEST_F(HubTest, AnEdgeThatEndsServesEachClientUntilItsTurnHasCome) {
         ASSERT_LE(hub_->deadline(), clock_.now().mono);
         hub_->on_timer(clock_.now());
         course.push_back(left());
+        EXPECT_TRUE(std::is_partitioned(all.begin(), all.end(), [](const Session* s) {
+            return s->closing().has_value();
+        })) << "who came first goes first";
     }
     EXPECT_TRUE(hub_->closed(clock_.now().mono));
     ASSERT_EQ(course.size(), 51u);
