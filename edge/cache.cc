@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <tuple>
 
 #include "common/codec.h"
 
@@ -372,7 +373,7 @@ std::vector<std::string> Cache::left_keys(const Poll& poll) const {
     return left;
 }
 
-void Cache::replace(const protocol::Snapshot& snapshot) {
+std::vector<std::shared_ptr<const Value>> Cache::replace(const protocol::Snapshot& snapshot) {
     auto old = std::move(topics_);
     const bool same = epoch_ == snapshot.epoch;
     topics_.clear();
@@ -382,10 +383,15 @@ void Cache::replace(const protocol::Snapshot& snapshot) {
     bytes_ = 0;
     epoch_ = snapshot.epoch;
     pos_ = same ? std::max(pos_, snapshot.pos) : snapshot.pos;
+    using Name = std::tuple<std::string_view, std::string_view, std::string_view>;
+    std::set<Name> not_kept;  // For want of room, or as it is not encodable. It has not ended.
     for (const Message& message : snapshot.values) {
         if (auto made = make_value(message)) {
             (*made)->slot = next_slot_++;
             keep(std::move(*made));
+        }
+        if (!find(message.origin, message.topic, message.key)) {
+            not_kept.emplace(message.origin, message.topic, message.key);
         }
     }
     for (const PollState& state : snapshot.polls) {
@@ -398,26 +404,28 @@ void Cache::replace(const protocol::Snapshot& snapshot) {
             apply_report(last_good, state.origin);
         }
     }
-    if (!same) {
-        return;
-    }
     std::map<std::pair<std::string_view, std::string_view>, std::uint64_t> upto;
     for (const StreamHead& head : snapshot.streams) {
         upto[{head.origin, head.topic}] = head.seq;
     }
+    std::vector<std::shared_ptr<const Value>> gone;
     for (auto& [topic, origins] : old) {
         for (auto& [origin, entries] : origins) {
             const std::uint64_t seq = upto[{origin, topic}];
             for (auto& [key, value] : entries) {
-                if (value->seq > seq) {
-                    if (find(origin, topic, key)) {
+                const bool known = find(origin, topic, key) != nullptr;
+                if (same && value->seq > seq) {
+                    if (known) {
                         erase(*value->stream, key);
                     }
                     keep(std::move(value));
+                } else if (!known && !not_kept.contains({origin, topic, key})) {
+                    gone.push_back(std::move(value));
                 }
             }
         }
     }
+    return gone;
 }
 
 Age Cache::effective(Age age) const {

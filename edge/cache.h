@@ -74,8 +74,11 @@ class Cache {
     [[nodiscard]] static Age left_age();
 
     /// Replaces everything by a snapshot, polls too: pointers to them end here. Values that came
-    /// after it are kept where the epoch is the same.
-    void replace(const protocol::Snapshot& snapshot);
+    /// after it are kept where the epoch is the same. Returns those that the snapshot lacks.
+    std::vector<std::shared_ptr<const Value>> replace(const protocol::Snapshot& snapshot);
+
+    /// As it is told to clients, without being kept. Errors as of put().
+    Result<std::shared_ptr<Value>> make_value(const Message& message);
 
     void set_uplink(bool up) { uplink_ = up; }
     [[nodiscard]] bool uplink() const { return uplink_; }
@@ -112,7 +115,6 @@ class Cache {
 
     [[nodiscard]] Value* entry(std::string_view origin, std::string_view topic,
                                std::string_view key) const;
-    Result<std::shared_ptr<Value>> make_value(const Message& message);
     void keep(std::shared_ptr<Value> value);
     void erase(const Stream& stream, const std::string& key);
     Poll* make_poll(PollState state);

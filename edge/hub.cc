@@ -69,6 +69,11 @@ bool same_state(const Age& a, const Age& b) {
     return a.quality == b.quality && a.reason == b.reason && a.source == b.source;
 }
 
+bool is_same_key(const Value& value, const Message& message) {
+    return value.key == message.key && value.stream->topic == message.topic &&
+           value.stream->origin == message.origin;
+}
+
 /// A complete list may lack a key whose end has not been told yet: of that the answer says nothing.
 bool names_all(const Cache::Poll& poll, const Cache& cache) {
     const Report& report = poll.state.report;
@@ -619,10 +624,10 @@ void Hub::step(protocol::Snapshot& snapshot, Now now) {
         }
     }
     renderings_.clear();
-    cache_.replace(snapshot);
-    legacy_origin_ = options_.legacy_origin;  // Chosen anew, from what there is now.
+    auto gone = cache_.replace(snapshot);
+    const std::string shown = std::exchange(legacy_origin_, options_.legacy_origin);
     for (const auto& poll : cache_.polls()) {
-        if (legacy_origin_.empty() && !poll->is_state()) {
+        if (legacy_origin_.empty() && !poll->is_state()) {  // Chosen anew, from what there is now.
             legacy_origin_ = poll->state.origin;
         }
     }
@@ -630,6 +635,7 @@ void Hub::step(protocol::Snapshot& snapshot, Now now) {
     bookmark_ = cache_.pos();
     renew_history(snapshot, same);
     render_legacy_origin(now);
+    seek_ends(std::move(gone), shown, snapshot, same, now);
     for (const auto& [number, session] : sessions_) {
         if (!session->v1() || session->subscriptions().empty()) {
             continue;
@@ -686,6 +692,9 @@ void Hub::on_value(const Message& message, Now now) {
         return;
     }
     const Value& value = **put;
+    if (value.final && is_legacy_origin(message.origin)) {  // It is told to them below.
+        std::erase_if(gone_, [&](const Gone& each) { return is_same_key(*each.last, message); });
+    }
     const bool state = value.kind == Kind::kValue;
     const std::uint64_t event_pos = state ? 0 : value.pos;
     const bool v1 = has_listeners(message.topic, Dialect::kV1);
@@ -814,6 +823,7 @@ void Hub::step(Upstream::PollUpdate& update, Now now) {
         return;
     }
     Cache::Poll& poll = *change.poll;
+    tell_ends(now);
     if (change.quality_changed && !is_new) {
         // The broker's own transition was not logged, or is lost: what it would have said is said
         // here.
@@ -964,6 +974,105 @@ void Hub::render_poll(const Cache::Poll& poll, Now now) {
     if (summary != entries->end() && summary->second->poll == poll.state.report.poll) {
         send_legacy(*summary->second, now);
     }
+}
+
+/// Clients without a subprotocol are told nothing by a snapshot: of a key that it lacks they would
+/// never hear again. How it ended is in the log, in what this edge has missed.
+void Hub::seek_ends(std::vector<std::shared_ptr<const Value>> gone, const std::string& origin,
+                    const protocol::Snapshot& snapshot, bool same, Now now) {
+    for (auto& last : gone) {
+        if (last->key.empty() || last->stream->origin != origin ||
+            !has_listeners(last->stream->topic, Dialect::kLegacy)) {
+            continue;
+        }
+        // What had no place in the log, or was in another one, may be on its way.
+        const bool ended = same && last->seq != 0 && snapshot.unreadable == 0;
+        if (gone_.size() < kGoneMax) {
+            gone_.push_back({std::move(last), ended});
+        } else if (ended) {
+            tell_unknown_end(*last, now);
+        }
+    }
+    gone_since_ = now.mono;
+    if (gone_.empty()) {
+        return;
+    }
+    for (const StreamHead& head : snapshot.streams) {
+        const Stream* stream = cache_.find_stream(head.origin, head.topic);
+        std::uint64_t from = head.seq + 1;
+        for (const Gone& each : gone_) {
+            if (each.last->stream == stream && each.last->seq != 0 &&
+                each.last->epoch == snapshot.epoch) {
+                from = std::min(from, each.last->seq + 1);
+            }
+        }
+        constexpr std::uint64_t kPage = sequence::ReceiverLimits{}.ask_max;
+        if (from <= head.seq) {
+            from = std::max(from, head.seq - std::min(head.seq, kPage) + 1);
+            requests_.emplace_back(protocol::Ask{0, head.origin, head.topic, {from, head.seq}});
+        }
+    }
+}
+
+/// What this edge has asked the log for. Of a key that has ended twice the later end counts.
+void Hub::step(protocol::Range& answer, Now now) {
+    for (auto item = answer.items.rbegin(); item != answer.items.rend(); ++item) {
+        const auto of = std::find_if(gone_.begin(), gone_.end(), [&](const Gone& each) {
+            return is_same_key(*each.last, *item) && each.last->epoch == item->epoch &&
+                   each.last->seq < item->seq;
+        });
+        if (!item->final || of == gone_.end()) {
+            continue;
+        }
+        if (const auto end = cache_.make_value(*item)) {
+            (*end)->slot = of->last->slot;
+            send_legacy(**end, now);
+            gone_.erase(of);
+        }
+    }
+}
+
+/// What lives after all is not to be told, nor what is of an origin that they see no more. Where
+/// the log has not said how it ended, nobody knows.
+void Hub::tell_ends(Now now) {
+    if (gone_.empty() || legacy_origin_.empty() || elapsed(gone_since_, now.mono) < kAnswerMax) {
+        return;
+    }
+    std::erase_if(gone_, [&](const Gone& each) {
+        const Value& last = *each.last;
+        const Stream& of = *last.stream;
+        if (!is_legacy_origin(of.origin) || cache_.find(of.origin, of.topic, last.key)) {
+            return true;
+        }
+        const Cache::Poll* poll = cache_.find_poll(of.origin, last.poll);
+        const Report* report = poll && !poll->is_state() ? &poll->state.report : nullptr;
+        const bool ended = each.ended || (report && report->ok && report->complete &&
+                                          report->keys && !contains(*report->keys, last.key));
+        if (ended) {
+            tell_unknown_end(last, now);
+        }
+        return ended;
+    });
+}
+
+/// As the producer says it where the engine does not know (EVENTS.md).
+void Hub::tell_unknown_end(const Value& last, Now now) {
+    Value end = last;
+    end.final = true;
+    end.epoch.clear();
+    end.seq = end.pos = 0;  // The log has it nowhere.
+    end.age.quality = Quality::kStale;
+    end.age.reason = "BROKER_UNREACHABLE";
+    end.age.source = "uplink";
+    end.age.retry_at.reset();
+    if (has_member(*last.json, {"status"})) {
+        std::string json = without_members(*last.json, {"status"});
+        json.pop_back();
+        append_member(json, "status", "unknown");
+        json += '}';
+        end.json = std::make_shared<const std::string>(std::move(json));
+    }
+    send_legacy(end, now);
 }
 
 void Hub::on_timer(Now now) {

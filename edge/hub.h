@@ -10,7 +10,8 @@
 // A v1 session sees values, transitions and ticks as they come. For a session without a subprotocol
 // the polled state of one origin is *rendered*: at each report all the keys of that poll (jobs,
 // then their summary), at once when its quality changes, and, stale, at the poll's cadence when
-// reports stop. State that no poll feeds goes out as it comes.
+// reports stop. State that no poll feeds goes out as it comes. What ended while the edge itself
+// missed it is looked up in the log for them; a v1 session is answered anew.
 //
 // Each session sees what its Grant allows, whatever it is subscribed to. One without a grant is
 // sent nothing until it has sent a token; one whose grant has expired is closed.
@@ -106,6 +107,9 @@ class Hub {
     static constexpr Millis kAnswerMax{2'000};
     /// For this edge to reach the position that a client has seen; then it is sent away.
     static constexpr Millis kBehindMax{3'000};
+    /// Keys that a snapshot lacks and whose ends are sought in the log; of more it is told at once
+    /// that nobody knows how they ended.
+    static constexpr std::size_t kGoneMax = 1'024;
     static constexpr Millis kGather{2};  // Those who come at once are served together.
     static constexpr Millis kResumeCheck{100};
     /// Of what a client missed, this much waits for it at a time: less than is conflated.
@@ -182,6 +186,11 @@ class Hub {
         Mono due;
         bool forced = false;  // Something changed: render even what is live.
     };
+    /// What old clients were shown and a snapshot lacks.
+    struct Gone {
+        std::shared_ptr<const Value> last;
+        bool ended = false;  // The log says so. Else the poll's next good answer does, or does not.
+    };
 
     void step(protocol::Snapshot& snapshot, Now now);
     void step(Message& message, Now now);
@@ -190,6 +199,7 @@ class Hub {
     void step(Upstream::UplinkChange& change, Now now);
     void step(Upstream::Bookmark& bookmark, Now now);
     void step(protocol::History& answer, Now now);
+    void step(protocol::Range& answer, Now now);
     void step(Upstream::FirstOrigin& first, Now now);
 
     void on_value(const Message& message, Now now);
@@ -205,6 +215,10 @@ class Hub {
     void render_poll(const Cache::Poll& poll, Now now);
     void render_again(const Cache::Poll& poll, Millis slack, Now now);
     void send_legacy(const Value& value, Now now);
+    void seek_ends(std::vector<std::shared_ptr<const Value>> gone, const std::string& origin,
+                   const protocol::Snapshot& snapshot, bool same, Now now);
+    void tell_ends(Now now);
+    void tell_unknown_end(const Value& last, Now now);
 
     void greet(Session& session, Now now);
     void authenticate(Session& session, const ClientMessage& message, Now now);
@@ -304,6 +318,8 @@ class Hub {
     std::vector<std::string> dropped_;  // Client ids to be told to the others.
     std::string legacy_origin_;
     std::map<const Cache::Poll*, Rendering, InOrder> renderings_;  // Of the legacy origin's polls.
+    std::vector<Gone> gone_;
+    Mono gone_since_{};
     Tally users_;
     std::size_t waiting_ = 0;
     std::uint64_t bookmark_ = 0;

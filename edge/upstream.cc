@@ -345,6 +345,10 @@ void Upstream::take_range(protocol::Range range, Output& out, Now now) {
         return;
     }
     counters_.unreadable += range.unreadable;
+    if (range.range.to <= of->second.delivered()) {  // The Hub has asked for it, or it comes late.
+        out.steps.emplace_back(std::move(range));
+        return;
+    }
     sequence::RangeReply<Message> reply;
     reply.range = range.range;
     reply.superseded = std::move(range.superseded);

@@ -66,7 +66,7 @@ class Upstream {
         std::string name;
     };
     using Step = std::variant<protocol::Snapshot, Message, PollUpdate, Lost, UplinkChange, Bookmark,
-                              protocol::History, FirstOrigin>;
+                              protocol::History, protocol::Range, FirstOrigin>;
 
     struct Output {
         std::vector<Step> steps;

@@ -613,6 +613,18 @@ void ClientNode::on_value(const StreamName& stream, const json::object& message,
     belief.pos = number(message, "pos");
     belief.told = time_.mono();
     heard_of_[{stream, belief.poll}] = time_.mono();
+    // Of an end that its edge has missed, where the log did not say in time how it came.
+    const bool unknown_end = !v1() && flag(message, "final") && belief.pos == 0 &&
+                             !message.contains("durable") &&
+                             text(message.at("data").as_object(), "status") == "unknown";
+    if (unknown_end) {
+        if (!truth_.said_final(stream.first, stream.second, key)) {
+            fail("P5", "told of an end that nobody has said: " + json::serialize(message));
+        }
+        keys.erase(key);
+        ended_.insert({stream, key});
+        return;
+    }
     check_belief(stream, key, belief, replay ? "a snapshot" : "a value");
     if (belief.as_of) {
         if (const auto when =
@@ -797,7 +809,7 @@ std::string ClientNode::not_converged(
             }
         }
         for (const auto& [stream, keys] : beliefs_) {
-            if (stream.first != origin || stream.second == "breaker.status" || !v1()) {
+            if (stream.first != origin || stream.second == "breaker.status") {
                 continue;
             }
             for (const auto& [key, belief] : keys) {

@@ -518,6 +518,133 @@ TEST_F(HubTest, ANewSnapshotIsTheAnswerToEverySubscriptionAgain) {
     EXPECT_EQ(messages[0].at("data").at("topics").at("system.status").at("cause"), "new_epoch");
 }
 
+/// What clients without a subprotocol are told where the edge itself has missed something.
+class HubGoneTest : public HubTest {
+ protected:
+    /// An edge that has shown a job to an old client.
+    Session& shown() {
+        apply(snapshot(1, {{"nas", kJobs.topic, 4}}, {jobs(1, {"a", "b"})},
+                       {job("a", 3), job("b", 4)}));
+        apply(Upstream::UplinkChange{true});
+        return legacy();
+    }
+    [[nodiscard]] Message job(const std::string& key, std::uint64_t seq,
+                              const std::string& status = "running", bool final = false) const {
+        Make made = kJobs;
+        made.key = key;
+        made.seq = seq;
+        made.final = final;
+        made.json = R"({"job_id":")" + key + R"(","progress":5,"status":")" + status + R"("})";
+        return value(made, clock_.now());
+    }
+    [[nodiscard]] PollState jobs(std::uint64_t seq, std::vector<std::string> keys) const {
+        return poll_state(kJobs, seq, live(clock_.now()), std::move(keys));
+    }
+    /// The edge has been away for as long as the streams went on to `seq`: a alone is left.
+    void rejoin(std::uint64_t seq, const std::string& epoch = kEpoch) {
+        std::vector<Message> left;
+        if (epoch == kEpoch) {
+            left.push_back(job("a", 3));
+        }
+        apply(snapshot(2, {{"nas", kJobs.topic, seq}}, {jobs(9, {"a"})}, left, epoch));
+    }
+    std::vector<std::string> ends(Session& session) {
+        std::vector<std::string> ends;
+        for (const Object& message : read(session)) {
+            if (message.contains("final")) {
+                const Object& data = message.at("data").as_object();
+                ends.push_back(std::string(data.at("job_id").as_string()) + " " +
+                               std::string(data.at("status").as_string()));
+            }
+        }
+        return ends;
+    }
+    void answer(std::vector<Message> items) {
+        protocol::Range range;
+        range.origin = "nas";
+        range.topic = kJobs.topic;
+        range.epoch = kEpoch;
+        range.range = {5, 9};
+        range.items = std::move(items);
+        apply(std::move(range));
+    }
+
+    const Make kJobs{.topic = "compression.update", .poll = "compression.queue.running"};
+};
+
+TEST_F(HubGoneTest, HowAJobEndedThatEndedWhileTheEdgeWasAwayIsAskedOfTheLogAndToldOnce) {
+    Session& session = shown();
+    rejoin(9);
+    const auto requests = hub_->take_requests();
+    ASSERT_EQ(requests.size(), 1u);
+    const auto& ask = std::get<protocol::Ask>(requests[0]);
+    EXPECT_EQ(ask.topic, kJobs.topic);
+    EXPECT_EQ(ask.range, (sequence::Range{5, 9})) << "what came after the value that was shown";
+    EXPECT_THAT(ends(session), IsEmpty());
+    answer({job("b", 5), job("other", 6, "failed", true), job("b", 7, "completed", true)});
+    EXPECT_THAT(ends(session), ElementsAre("b completed"));
+    answer({job("b", 7, "completed", true)});
+    clock_.advance(Seconds{10});
+    poll(kJobs, 10, live(clock_.now()), {{"a"}});
+    EXPECT_THAT(ends(session), IsEmpty());
+}
+
+TEST_F(HubGoneTest, AnEndThatTheLogDoesNotSayIsToldAsUnknownOnce) {
+    Session& session = shown();
+    rejoin(9);
+    poll(kJobs, 10, live(clock_.now()), {{"a"}});
+    EXPECT_THAT(ends(session), IsEmpty()) << "the log may answer yet";
+    clock_.advance(Hub::kAnswerMax);
+    poll(kJobs, 11, stale(clock_.now(), "RPC_DISCONNECT"), {{"a"}});
+    const auto messages = read(session);
+    ASSERT_FALSE(messages.empty());
+    EXPECT_EQ(messages[0].at("data").at("status"), "unknown");
+    EXPECT_EQ(messages[0].at("data").at("progress"), 5);
+    EXPECT_EQ(messages[0].at("reason"), "BROKER_UNREACHABLE");
+    EXPECT_EQ(messages[0].at("final"), true);
+    EXPECT_FALSE(messages[0].contains("pos")) << "the log has it nowhere";
+    answer({job("b", 7, "completed", true)});
+    poll(kJobs, 12, live(clock_.now()), {{"a"}});
+    EXPECT_THAT(ends(session), IsEmpty());
+}
+
+TEST_F(HubGoneTest, WhatAnotherLogDoesNotHoldHasEndedOnceACompleteListLacksIt) {
+    Session& session = shown();
+    apply(snapshot(2, {}, {}, {}, "another"));
+    EXPECT_THAT(hub_->take_requests(), IsEmpty()) << "the positions of this log are others";
+    apply(Upstream::FirstOrigin{"nas"});
+    clock_.advance(Hub::kAnswerMax);
+    PollState cut_off = jobs(1, {"x"});
+    cut_off.report.complete = false;
+    apply(Upstream::PollUpdate{cut_off});
+    EXPECT_THAT(ends(session), IsEmpty());
+    poll(kJobs, 2, live(clock_.now()), {{"a"}});
+    EXPECT_THAT(ends(session), ElementsAre("b unknown"));
+    apply(job("a", 3));
+    poll(kJobs, 3, live(clock_.now()), {});
+    EXPECT_THAT(ends(session), IsEmpty()) << "it is known again: its end will be told";
+}
+
+TEST_F(HubGoneTest, AnEndThatComesByItselfIsNotToldAgain) {
+    Session& session = shown();
+    apply(snapshot(2, {}, {}, {}, "another"));
+    apply(Upstream::FirstOrigin{"nas"});
+    apply(job("b", 5, "completed", true));
+    EXPECT_THAT(ends(session), ElementsAre("b completed"));
+    clock_.advance(Seconds{10});
+    poll(kJobs, 10, live(clock_.now()), {{"a"}});
+    EXPECT_THAT(ends(session), IsEmpty());
+}
+
+TEST_F(HubGoneTest, ALongAbsenceCostsTheBrokerOnePageOfItsLog) {
+    shown();
+    rejoin(1'000'000);
+    const auto requests = hub_->take_requests();
+    ASSERT_EQ(requests.size(), 1u);
+    EXPECT_EQ(std::get<protocol::Ask>(requests[0]).range,
+              (sequence::Range{1'000'000 - 1'023, 1'000'000}));
+}
+
 TEST_F(HubTest, AtTheEndEveryoneIsToldAndIsToBeClosed) {
     Session& old = legacy();
     Session& session = v1();

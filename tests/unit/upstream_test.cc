@@ -163,6 +163,18 @@ TEST_F(UpstreamTest, AHoleIsAskedForAndFilledInOrder) {
     EXPECT_EQ(values(), (Seqs{1, 2, 3, 4}));
 }
 
+TEST_F(UpstreamTest, AnAnswerThatNoStreamWaitsForIsForTheHub) {
+    join();
+    hear_value(1);
+    hear_value(2);
+    protocol::Range range{.origin = "nas", .topic = "system.status", .epoch = kEpoch};
+    range.range = {1, 2};
+    range.items = {value({.seq = 1}, clock_.now()), value({.seq = 2}, clock_.now())};
+    answer(range);
+    EXPECT_EQ(count<protocol::Range>(), 1u);
+    EXPECT_EQ(values(), (std::vector<std::uint64_t>{1, 2}));
+}
+
 TEST_F(UpstreamTest, DuplicatesAreDropped) {
     join();
     hear_value(1);
