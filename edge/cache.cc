@@ -290,9 +290,7 @@ Cache::PollChange Cache::poll(const PollState& state) {
     } else {
         change.poll = known->second;
         const Age& before = change.poll->state.age;
-        change.quality_changed = before.quality != state.age.quality ||
-                                 before.reason != state.age.reason ||
-                                 before.source != state.age.source;
+        change.quality_changed = !same_quality(before, state.age);
         change.new_report = change.poll->state.report_seq != state.report_seq;
         change.poll->state = state;
         if (const Stream* of = stream(state.origin, state.report.topic)) {
@@ -306,7 +304,7 @@ Cache::PollChange Cache::poll(const PollState& state) {
         apply_report(state.report, state.origin);
     }
     if (change.quality_changed || change.new_report) {
-        change.left = apply_quality(*change.poll);
+        apply_quality(change);
     }
     return change;
 }
@@ -324,13 +322,12 @@ void Cache::apply_report(const Report& report, const std::string& origin) {
     }
 }
 
-/// Returns the keys that were live and are vouched for no more.
-std::vector<std::string> Cache::apply_quality(const Poll& poll) {
-    std::vector<std::string> left;
+void Cache::apply_quality(PollChange& change) {
+    const Poll& poll = *change.poll;
     const Report& report = poll.state.report;
     const Entries* entries = find(poll.state.origin, report.topic);
     if (!entries || poll.state.age.quality == Quality::kInitial) {
-        return left;  // A value that came before its first report says itself that it is live.
+        return;  // A value that came before its first report says itself that it is live.
     }
     const Named vouched(report);
     for (const auto& [key, value] : *entries) {
@@ -338,15 +335,15 @@ std::vector<std::string> Cache::apply_quality(const Poll& poll) {
             continue;
         }
         if (!poll.is_state() || vouched(key)) {
+            change.values_changed |= !value->outdated && !same_quality(value->age, poll.state.age);
             take_quality(*value, poll.state.age);
             continue;
         }
         if (value->age.quality == Quality::kLive) {
-            left.push_back(key);
+            change.left.push_back(key);
         }
         take_quality(*value, left_age());
     }
-    return left;
 }
 
 Age Cache::left_age() {

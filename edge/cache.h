@@ -59,14 +59,20 @@ class Cache {
 
     /// A newer state of a poll. Values that a good report names are as new as the report.
     /// Returns the poll (nullptr for one without a name or a topic), whether quality, reason or
-    /// source differ from what was known, and which keys were live and are vouched for no more.
+    /// source differ from what was known, whether a value's do though the poll's do not, and which
+    /// keys were live and are vouched for no more.
     struct PollChange {
         Poll* poll = nullptr;
         bool quality_changed = false;
+        bool values_changed = false;
         bool new_report = false;
         std::vector<std::string> left;
     };
     PollChange poll(const PollState& state);
+    /// Quality and why; not since when.
+    [[nodiscard]] static bool same_quality(const Age& a, const Age& b) {
+        return a.quality == b.quality && a.reason == b.reason && a.source == b.source;
+    }
 
     /// The keys of state that no poll feeds for which nobody vouches, whatever its quality is.
     [[nodiscard]] std::vector<std::string> left_keys(const Poll& poll) const;
@@ -119,7 +125,7 @@ class Cache {
     void erase(const Stream& stream, const std::string& key);
     Poll* make_poll(PollState state);
     void apply_report(const Report& report, const std::string& origin);
-    std::vector<std::string> apply_quality(const Poll& poll);
+    void apply_quality(PollChange& change);
 
     const std::size_t bytes_max_;
     std::map<std::string, Origins, std::less<>> topics_;

@@ -65,10 +65,6 @@ std::uint64_t slot_of(const Cache::Poll& poll) {
     return poll.is_state() ? 0 : poll.transition_slot;
 }
 
-bool same_state(const Age& a, const Age& b) {
-    return a.quality == b.quality && a.reason == b.reason && a.source == b.source;
-}
-
 bool is_same_key(const Value& value, const Message& message) {
     return value.key == message.key && value.stream->topic == message.topic &&
            value.stream->origin == message.origin;
@@ -824,9 +820,11 @@ void Hub::step(Upstream::PollUpdate& update, Now now) {
     }
     Cache::Poll& poll = *change.poll;
     tell_ends(now);
-    if (change.quality_changed && !is_new) {
-        // The broker's own transition was not logged, or is lost: what it would have said is said
-        // here.
+    // The broker's own transition was not logged, or is lost: what it would have said is said here.
+    // So is what it had no reason to say: a value came, the report of its answer did not, and the
+    // poll fails as before.
+    const bool untold = (change.quality_changed || change.values_changed) && !is_new;
+    if (untold) {
         tell_quality(poll, now);
     } else {
         tell_left(poll, change.left, now);
@@ -840,8 +838,7 @@ void Hub::step(Upstream::PollUpdate& update, Now now) {
         }
         poll.values_since_report = 0;
     }
-    const bool due = poll.is_state() ? change.quality_changed && !is_new
-                                     : change.new_report || change.quality_changed;
+    const bool due = untold || (!poll.is_state() && (change.new_report || is_new));
     if (due && is_legacy_origin(poll.state.origin)) {
         render_poll(poll, now);
     }
@@ -894,7 +891,7 @@ void Hub::step(Upstream::UplinkChange& change, Now now) {
     cache_.set_uplink(change.up);
     for (std::size_t i = 0; i < before.size(); ++i) {
         const Cache::Poll& poll = *cache_.polls()[i];
-        if (!same_state(before[i], cache_.effective(poll.state.age))) {
+        if (!Cache::same_quality(before[i], cache_.effective(poll.state.age))) {
             tell_quality(poll, now);
         }
         if (is_legacy_origin(poll.state.origin)) {

@@ -645,6 +645,20 @@ TEST_F(HubGoneTest, ALongAbsenceCostsTheBrokerOnePageOfItsLog) {
               (sequence::Range{1'000'000 - 1'023, 1'000'000}));
 }
 
+TEST_F(HubTest, AValueOfAPollThatFailsAgainInTheSameWayDoesNotStayLive) {
+    join();
+    poll({}, 2, stale(clock_.now(), "RPC_DISCONNECT"));
+    Session& session = v1();
+    apply(value({.seq = 3}, clock_.now()));  // The report of its answer is lost.
+    EXPECT_EQ(read(session)[0].at("quality"), "live");
+    poll({}, 4, stale(clock_.now(), "RPC_DISCONNECT"));
+    const auto told = read(session);
+    ASSERT_THAT(types(told), ElementsAre("transition"));
+    EXPECT_EQ(told[0].at("reason"), "RPC_DISCONNECT");
+    poll({}, 5, stale(clock_.now(), "RPC_DISCONNECT"));
+    EXPECT_THAT(types(session), IsEmpty());
+}
+
 TEST_F(HubTest, AtTheEndEveryoneIsToldAndIsToBeClosed) {
     Session& old = legacy();
     Session& session = v1();
