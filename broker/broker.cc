@@ -58,7 +58,8 @@ Broker::Broker(storage::Loaded loaded, BrokerOutputs& outputs, Random random)
     for (const storage::StreamRecord& stream : loaded.streams) {
         if (stream.kind != storage::StreamKind::kReport) {
             const bool events = stream.kind == storage::StreamKind::kEvent;
-            streams_[{stream.origin, stream.topic}] = {stream.seq, stream.seq, stream.seq, events};
+            streams_[{stream.origin, stream.topic}] = {stream.seq, stream.seq, stream.seq, 0,
+                                                       events};
         }
     }
     for (Message& value : loaded.values) {
@@ -74,6 +75,7 @@ Broker::Broker(storage::Loaded loaded, BrokerOutputs& outputs, Random random)
 
 void Broker::start(Now now) {
     next_head_ = now.mono;
+    run_ = static_cast<std::uint64_t>(now.mono.time_since_epoch().count());
     restore_state_polls();
     restore_missing_polls();
     restore_refused_polls();
@@ -521,6 +523,8 @@ void Broker::submit(std::size_t known, Now now) {
 void Broker::stamp(Message& message, const std::string& epoch) {
     message.epoch = epoch;
     message.durable = true;
+    message.after = 0;
+    message.flow = {};
     if (is_logged(message)) {
         Stream& stream = streams_[{message.origin, message.topic}];
         stream.events = stream.events || message.kind == Kind::kEvent;
@@ -533,7 +537,7 @@ void Broker::stamp(Message& message, const std::string& epoch) {
     }
     // An edge knows the broker's positions, not the producer's.
     for (Mark& mark : std::get<Report>(message.detail).after) {
-        mark.seq = streams_[{message.origin, mark.topic}].seq;
+        mark = {mark.topic, streams_[{message.origin, mark.topic}].seq, {}};
     }
 }
 
@@ -616,6 +620,7 @@ void Broker::make_visible(Message& message) {
     }
     const Name name{message.origin, message.topic};
     streams_[name].committed = message.seq;
+    streams_[name].flowed = 0;
     if (message.kind != Kind::kValue) {
         return;
     }
@@ -681,8 +686,17 @@ void Broker::flow(std::vector<Message> messages, std::size_t from) {
         message.epoch = epoch_;
         const Name name{message.origin, message.topic};
         if (message.kind == Kind::kReport) {
-            std::get<Report>(message.detail).after.clear();
-        } else if (message.kind == Kind::kTransition) {
+            // An edge that lacks one of these takes it for no news of the value before.
+            Report& report = std::get<Report>(message.detail);
+            const Stream& stream = streams_[{message.origin, report.topic}];
+            report.after = {{report.topic, stream.committed, flow_of(stream)}};
+        } else {
+            Stream& stream = streams_[name];
+            ++stream.flowed;
+            message.after = stream.committed;
+            message.flow = flow_of(stream);
+        }
+        if (message.kind == Kind::kTransition) {
             flowed_[{name, message.poll}] = {message.origin, message.poll, message.topic,
                                              message.age};
         }
@@ -767,8 +781,9 @@ void Broker::publish_head(Now now) {
     Head head;
     head.pos = committed_pos_;
     for (const auto& [name, stream] : streams_) {
-        if (stream.committed > 0) {
-            head.streams.push_back({name.first, name.second, stream.committed});
+        if (stream.committed > 0 || stream.flowed > 0) {
+            head.streams.push_back(
+                {name.first, name.second, stream.committed, false, flow_of(stream)});
         }
     }
     head.polls = polls(now);
@@ -890,8 +905,9 @@ void Broker::answer_snapshot(const std::string& peer, const protocol::SnapshotRe
     snapshot.pos = committed_pos_;
     for (const auto& [name, stream] : streams_) {
         const std::uint64_t seq = followed && stream.events ? stream.loaded : stream.committed;
-        if (seq > 0) {
-            snapshot.streams.push_back({name.first, name.second, seq, stream.events});
+        if (seq > 0 || stream.flowed > 0) {
+            snapshot.streams.push_back(
+                {name.first, name.second, seq, stream.events, flow_of(stream)});
         }
     }
     snapshot.polls = polls(now);

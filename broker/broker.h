@@ -134,6 +134,7 @@ class Broker {
         std::uint64_t seq = 0;        // Stamped.
         std::uint64_t committed = 0;  // Visible.
         std::uint64_t loaded = 0;     // At the start.
+        std::uint64_t flowed = 0;     // Published since, not logged.
         bool events = false;
     };
     struct Key {
@@ -201,6 +202,7 @@ class Broker {
     void publish(const Message& message);
     void publish_head(Now now);
     [[nodiscard]] bool commit_hangs(Now now) const;
+    [[nodiscard]] Flow flow_of(const Stream& stream) const { return {run_, stream.flowed}; }
     void on_refused(const Error& error, Now now);
     void flow(std::vector<Message> messages, std::size_t from);
     void flow_pending();
@@ -237,6 +239,7 @@ class Broker {
     bool head_held_ = false;  // By a commit that does not return.
     std::optional<Mono> head_held_logged_;
 
+    std::uint64_t run_ = 0;  // Of the broker, among its lives: the time of its start.
     bool degraded_ = false;
     Mono retry_at_{};
     std::map<std::pair<Name, std::string>, Message>

@@ -319,11 +319,27 @@ std::uint64_t Tuple::number(std::size_t index) const {
     return items_->ptr[index].via.u64;
 }
 
+namespace {
+
+void put_flow(Packer& packer, const Flow& flow) {
+    if (flow.nth > 0) {
+        packer.pack_uint64(flow.run);
+        packer.pack_uint64(flow.nth);
+    }
+}
+
+Flow get_flow(const Tuple& tuple, std::size_t at) {
+    return tuple.size() > at + 1 ? Flow{tuple.number(at), tuple.number(at + 1)} : Flow{};
+}
+
+}  // namespace
+
 void put_marks(Writer& writer, std::string_view name, const std::vector<Mark>& marks) {
     writer.array(name, marks, [](Packer& packer, const Mark& mark) {
-        packer.pack_array(2);
+        packer.pack_array(mark.flow.nth > 0 ? 4 : 2);
         pack_text(packer, mark.topic);
         packer.pack_uint64(mark.seq);
+        put_flow(packer, mark.flow);
     });
 }
 
@@ -331,20 +347,22 @@ std::vector<Mark> get_marks(const Reader& reader, std::string_view name) {
     std::vector<Mark> marks;
     for (const msgpack::object& item : reader.items(name)) {
         const Tuple tuple(item, 2, reader, name);
-        marks.push_back({tuple.text(0), tuple.number(1)});
+        marks.push_back({tuple.text(0), tuple.number(1), get_flow(tuple, 2)});
     }
     return marks;
 }
 
 void put_streams(Writer& writer, const std::vector<StreamHead>& streams) {
     writer.array("streams", streams, [](Packer& packer, const StreamHead& stream) {
-        packer.pack_array(stream.events ? 4 : 3);
+        const bool flows = stream.flow.nth > 0;
+        packer.pack_array(flows ? 6 : stream.events ? 4 : 3);
         pack_text(packer, stream.origin);
         pack_text(packer, stream.topic);
         packer.pack_uint64(stream.seq);
-        if (stream.events) {
-            packer.pack_uint8(1);
+        if (stream.events || flows) {
+            packer.pack_uint8(stream.events ? 1 : 0);
         }
+        put_flow(packer, stream.flow);
     });
 }
 
@@ -353,7 +371,7 @@ std::vector<StreamHead> get_streams(const Reader& reader) {
     for (const msgpack::object& item : reader.items("streams")) {
         const Tuple tuple(item, 3, reader, "streams");
         streams.push_back({tuple.text(0), tuple.text(1), tuple.number(2),
-                           tuple.size() > 3 && tuple.number(3) != 0});
+                           tuple.size() > 3 && tuple.number(3) != 0, get_flow(tuple, 4)});
     }
     return streams;
 }

@@ -54,6 +54,9 @@ void put_message(Writer& writer, const Message& message, Mono now) {
     writer.age(message.age, now);
     writer.flag("final", message.final);
     writer.flag("volatile", !message.durable);
+    writer.number("after", message.after);
+    writer.number("run", message.flow.run);
+    writer.number("nth", message.flow.nth);
     writer.wall("at", message.at);
     if (!message.keys.empty()) {
         writer.texts("keys", message.keys);
@@ -117,6 +120,8 @@ Message get_message(const Reader& reader, Now now) {
     message.age = reader.age(now);
     message.final = reader.flag("final");
     message.durable = !reader.flag("volatile");
+    message.after = reader.number("after");
+    message.flow = {reader.number("run"), reader.number("nth")};
     message.at = reader.wall("at").value_or(Wall{});
     message.sent = now.mono;
     message.keys = reader.texts("keys").value_or(std::vector<std::string>{});

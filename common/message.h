@@ -57,10 +57,18 @@ struct Age {
     std::optional<Wall> retry_at;
 };
 
+/// A place among what a stream was given that is not logged, since its newest logged position: the
+/// nth in this run of the broker. 0: none.
+struct Flow {
+    std::uint64_t run = 0;
+    std::uint64_t nth = 0;
+};
+
 /// A place in a stream up to which something has been taken into account.
 struct Mark {
     std::string topic;
     std::uint64_t seq = 0;
+    Flow flow = {};
 };
 
 /// How one poll went. The newest one of a poll supersedes all before it.
@@ -102,6 +110,7 @@ struct StreamHead {
     std::string topic;
     std::uint64_t seq = 0;
     bool events = false;  // Of a snapshot: it has had events.
+    Flow flow = {};
 };
 
 /// Where the log begins, for one stream: nothing of it is left up to `pos`.
@@ -149,10 +158,12 @@ struct Message {
         0;  // Ingest: stamped by the Sender. Feed: stamped by the broker. Reports: the producer's.
     std::uint64_t pos = 0;  // Feed: global log position; 0 where it is not logged.
     Age age;
-    bool final = false;   // The last of its key.
-    bool durable = true;  // False while the broker's disk refuses.
-    Wall at;              // When this message was made.
-    Mono sent;            // When it left the last hop, by this machine's clock; set by decode().
+    bool final = false;       // The last of its key.
+    bool durable = true;      // False while the broker's disk refuses.
+    std::uint64_t after = 0;  // Of what is not durable: the stream's newest logged position,
+    Flow flow = {};           // and its place behind that.
+    Wall at;                  // When this message was made.
+    Mono sent;  // When it left the last hop, by this machine's clock; set by decode().
     std::vector<std::string>
         keys;  // Transition: the keys that it touches; none named: all of the poll.
     std::variant<std::monostate, Report, Head, Gap> detail;

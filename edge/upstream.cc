@@ -1,6 +1,7 @@
 #include "edge/upstream.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 namespace sigmacast::edge {
@@ -27,7 +28,7 @@ void Upstream::join(Output& out, Now now) {
     fall_back_ = false;
     buffer_.clear();
     newest_head_.reset();
-    unsure_.clear();
+    waiting_.clear();
     request_tries_ = 0;
     join_first_id_ = request_id_ + 1;
     request_snapshot(out, now);
@@ -93,7 +94,6 @@ void Upstream::take(Message message, Output& out, Now now) {
     if (message.epoch == epoch_) {
         feed_pos_ = std::max(feed_pos_, message.pos);
     }
-    reach(message, out);
     if (message.kind == Kind::kHead) {
         take_head(message, out, now);
         return;
@@ -109,20 +109,14 @@ void Upstream::take(Message message, Output& out, Now now) {
         update.state.age = message.age;
         update.state.report = std::get<Report>(std::move(message.detail));
         heed_marks(update.state, message.epoch, out, now);
-        take_poll(std::move(update), out);
+        take_poll(std::move(update), out, now);
         return;
     }
     if (!wanted(message.topic)) {
         return;
     }
-    if (message.seq == 0) {  // Not logged: no position to keep order by.
-        if (reached_) {
-            out.steps.emplace_back(std::move(message));
-        } else if (unsure_.size() < kBufferMax) {
-            unsure_.push_back(std::move(message));
-        } else {
-            ++counters_.overflow;
-        }
+    if (message.seq == 0) {
+        take_flowing(std::move(message), out, now);
         return;
     }
     const Name name{message.origin, message.topic};
@@ -132,22 +126,65 @@ void Upstream::take(Message message, Output& out, Now now) {
     }
 }
 
-/// The feed is in order: what came before something that the snapshot holds is no newer than the
-/// snapshot, and must neither replace what it holds nor bring back a key that has ended.
-void Upstream::reach(const Message& message, Output& out) {
-    if (reached_ || message.pos == 0) {
+/// What is not logged goes out behind what is logged before it, each once and none left out: else
+/// it could replace what is newer, or a report would vouch for the value before it.
+void Upstream::take_flowing(Message message, Output& out, Now now) {
+    const Name name{message.origin, message.topic};
+    heed(name, message.after, {}, out, now);
+    const auto of = receivers_.find(name);
+    if (of == receivers_.end() || joining_ || of->second.delivered() > message.after) {
         return;
     }
-    const bool held = message.pos <= snapshot_pos_ && message.kind != Kind::kHead;
-    if (held || message.pos < snapshot_pos_) {
-        unsure_.clear();
-    }
-    if (message.pos >= snapshot_pos_) {
-        reached_ = true;
-        for (Message& each : unsure_) {
-            out.steps.emplace_back(std::move(each));
+    if (of->second.delivered() < message.after) {
+        if (waiting_.size() < kBufferMax) {
+            waiting_.push_back(std::move(message));
+        } else {
+            ++counters_.overflow;
         }
-        unsure_.clear();
+        return;
+    }
+    const std::uint64_t nth = message.flow.nth;
+    Flowing& known = flowing(name, message.after, message.flow.run);
+    if (nth <= known.taken) {
+        return;
+    }
+    if (nth > known.taken + 1) {
+        join(out, now);
+        return;
+    }
+    known.taken = nth;
+    known.newest = std::max(known.newest, nth);
+    out.steps.emplace_back(std::move(message));
+}
+
+/// Of another run of the broker, or behind another position, it is counted anew.
+Upstream::Flowing& Upstream::flowing(const Name& name, std::uint64_t after, std::uint64_t run) {
+    Flowing& known = flowing_[name];
+    if (known.after != after || known.run != run) {
+        known = {after, run, 0, 0};
+    }
+    return known;
+}
+
+/// Something that is not logged was lost on the way.
+bool Upstream::lacks(const Name& name) const {
+    const auto known = flowing_.find(name);
+    const auto of = receivers_.find(name);
+    return known != flowing_.end() && of != receivers_.end() &&
+           known->second.taken < known->second.newest &&
+           of->second.delivered() == known->second.after;
+}
+
+/// The stream has come so far.
+void Upstream::heed(const Name& name, std::uint64_t seq, const Flow& flow, Output& out, Now now) {
+    Receiver* of = wanted(name.second) ? receiver(name) : nullptr;
+    if (!of) {
+        return;
+    }
+    act(name, of->on_head(seq, now.mono, random_), out, now);
+    if (flow.nth > 0) {
+        Flowing& known = flowing(name, seq, flow.run);
+        known.newest = std::max(known.newest, flow.nth);
     }
 }
 
@@ -158,11 +195,7 @@ void Upstream::heed_marks(const PollState& state, const std::string& epoch, Outp
         return;
     }
     for (const Mark& mark : state.report.after) {
-        const Name name{state.origin, mark.topic};
-        Receiver* of = wanted(mark.topic) ? receiver(name) : nullptr;
-        if (of) {
-            act(name, of->on_head(mark.seq, now.mono, random_), out, now);
-        }
+        heed({state.origin, mark.topic}, mark.seq, mark.flow, out, now);
     }
 }
 
@@ -184,11 +217,7 @@ void Upstream::take_head(const Message& message, Output& out, Now now) {
     }
     const Head& head = message.head();
     for (const StreamHead& stream : head.streams) {
-        const Name name{stream.origin, stream.topic};
-        Receiver* of = wanted(stream.topic) ? receiver(name) : nullptr;
-        if (of) {
-            act(name, of->on_head(stream.seq, now.mono, random_), out, now);
-        }
+        heed({stream.origin, stream.topic}, stream.seq, stream.flow, out, now);
     }
     const auto first = std::ranges::find_if(head.polls, [&](const PollState& state) {
         return wanted(state.report.topic) && !is_state_poll(state.report.poll);
@@ -197,18 +226,23 @@ void Upstream::take_head(const Message& message, Output& out, Now now) {
         out.steps.emplace_back(FirstOrigin{first->origin});
     }
     for (const PollState& state : head.polls) {
-        take_poll({.state = state, .complete_age = true}, out);
+        take_poll({.state = state, .complete_age = true}, out, now);
     }
     head_pos_ = std::max(head_pos_, head.pos);
 }
 
-void Upstream::take_poll(PollUpdate update, Output& out) {
-    if (!wanted(update.state.report.topic)) {
+void Upstream::take_poll(PollUpdate update, Output& out, Now now) {
+    if (joining_ || !wanted(update.state.report.topic)) {
         return;
     }
     const Name poll{update.state.origin, update.state.report.poll};
-    if (incomplete_.count({update.state.origin, update.state.report.topic}) > 0) {
+    const Name stream{update.state.origin, update.state.report.topic};
+    if (incomplete_.count(stream) > 0) {
         held_polls_.insert_or_assign(poll, std::move(update));
+        return;
+    }
+    if (lacks(stream)) {
+        join(out, now);
         return;
     }
     held_polls_.erase(poll);
@@ -244,21 +278,35 @@ void Upstream::act(const Name& name, Receiver::Actions actions, Output& out, Now
     }
     if (of == receivers_.end() || of->second.complete()) {
         if (incomplete_.erase(name) > 0) {
-            release_polls(name, out);
+            release_waiting(name, out, now);
         }
     } else {
         incomplete_.insert(name);
     }
 }
 
-void Upstream::release_polls(const Name& name, Output& out) {
+void Upstream::release_waiting(const Name& name, Output& out, Now now) {
+    std::vector<Message> still;
+    for (Message& message : std::exchange(waiting_, {})) {
+        if (message.origin == name.first && message.topic == name.second) {
+            take_flowing(std::move(message), out, now);
+        } else {
+            still.push_back(std::move(message));
+        }
+    }
+    waiting_.insert(waiting_.end(), std::make_move_iterator(still.begin()),
+                    std::make_move_iterator(still.end()));
+    std::vector<PollUpdate> released;
     for (auto it = held_polls_.begin(); it != held_polls_.end();) {
         if (it->second.state.origin == name.first && it->second.state.report.topic == name.second) {
-            out.steps.emplace_back(std::move(it->second));
+            released.push_back(std::move(it->second));
             it = held_polls_.erase(it);
         } else {
             ++it;
         }
+    }
+    for (PollUpdate& update : released) {
+        take_poll(std::move(update), out, now);
     }
 }
 
@@ -295,6 +343,8 @@ void Upstream::apply_snapshot(protocol::Snapshot snapshot, Output& out, Now now)
     }
     incomplete_.clear();
     held_polls_.clear();
+    flowing_.clear();
+    waiting_.clear();
     epoch_ = snapshot.epoch;
     head_pos_ = std::max(head_pos_, snapshot.pos);
     std::erase_if(snapshot.values, [&](const Message& value) { return !wanted(value.topic); });
@@ -306,13 +356,12 @@ void Upstream::apply_snapshot(protocol::Snapshot snapshot, Output& out, Now now)
     counters_.unreadable += snapshot.unreadable;
     snapshot_pos_ = snapshot.pos;
     snapshot_at_ = now.mono;
-    reached_ = snapshot_pos_ == 0;
-    unsure_.clear();
     out.steps.emplace_back(std::move(snapshot));
     for (const StreamHead& stream : streams) {
         const Name name{stream.origin, stream.topic};
         Receiver* of = wanted(stream.topic) ? receiver(name) : nullptr;
         if (of) {
+            flowing_[name] = {stream.seq, stream.flow.run, stream.flow.nth, stream.flow.nth};
             act(name, of->skip(stream.seq), out, now);
         }
     }

@@ -100,7 +100,17 @@ class Upstream {
  private:
     using Name = std::pair<std::string, std::string>;  // origin, topic
     using Receiver = sequence::Receiver<Message>;
+    /// How far a stream has come in what is not logged (WIRE.md, "While the disk refuses"). It
+    /// cannot be repaired: where some is missing, a snapshot has it.
+    struct Flowing {
+        std::uint64_t after = 0;
+        std::uint64_t run = 0;
+        std::uint64_t taken = 0;
+        std::uint64_t newest = 0;  // Known of.
+    };
 
+    Flowing& flowing(const Name& name, std::uint64_t after, std::uint64_t run);
+    [[nodiscard]] bool lacks(const Name& name) const;
     [[nodiscard]] bool wanted(const std::string& topic) const;
     [[nodiscard]] std::uint64_t sent_pos() const;
     [[nodiscard]] bool goes_back(const Message& message, Now now) const;
@@ -110,13 +120,14 @@ class Upstream {
     void apply_snapshot(protocol::Snapshot snapshot, Output& out, Now now);
     void take(Message message, Output& out, Now now);
     void take_head(const Message& message, Output& out, Now now);
-    void take_poll(PollUpdate update, Output& out);
+    void take_poll(PollUpdate update, Output& out, Now now);
+    void take_flowing(Message message, Output& out, Now now);
+    void heed(const Name& name, std::uint64_t seq, const Flow& flow, Output& out, Now now);
     void heed_marks(const PollState& state, const std::string& epoch, Output& out, Now now);
     void take_range(protocol::Range range, Output& out, Now now);
     void take_history(protocol::History history, Output& out, Now now);
     void act(const Name& name, Receiver::Actions actions, Output& out, Now now);
-    void release_polls(const Name& name, Output& out);
-    void reach(const Message& message, Output& out);
+    void release_waiting(const Name& name, Output& out, Now now);
     void finish(Output& out, Now now);
 
     Random random_;
@@ -126,12 +137,10 @@ class Upstream {
     std::map<Name, PollUpdate> held_polls_;  // (origin, poll) -> newest, until its stream is whole.
     std::vector<Message> buffer_;
     std::optional<Message> newest_head_;  // While joining.
-    /// What is not logged has no position: until the feed has reached the snapshot's, nobody can
-    /// tell whether it is older.
-    std::vector<Message> unsure_;
+    std::map<Name, Flowing> flowing_;
+    std::vector<Message> waiting_;  // Not logged, and what is logged before it is still to come.
     std::uint64_t snapshot_pos_ = 0;
     Mono snapshot_at_{};
-    bool reached_ = true;
     std::uint64_t feed_pos_ = 0;  // The highest that the feed has brought in this epoch.
     std::string epoch_;
     bool joining_ = false;

@@ -661,11 +661,6 @@ void ClientNode::check_belief(const StreamName& stream, const std::string& key,
         fail("P5",
              "after " + std::string(after) + " it believes " + what + ", which nobody has said");
     }
-    // While the disk refuses, a value has no position, and one that a bad network loses is not
-    // missed until it is logged (README.md, "What is known").
-    if (truth_.flowed_lately() && !truth_.settled("uplink " + edge_->name(), kOvercome)) {
-        return;
-    }
     if (belief.as_of &&
         !truth_.was(stream.first, stream.second, key, belief.content, *belief.as_of)) {
         fail("P4", "after " + std::string(after) + " it believes " + what + " as of " +
@@ -767,7 +762,8 @@ void ClientNode::check_liveness() const {
             const bool long_enough = since &&
                                      elapsed(*since, time_.mono()) > Millis{250} + kSlack &&
                                      elapsed(connected_at_, time_.mono()) > Millis{1000};
-            if (long_enough && belief.quality != "live" && !belief.outdated) {
+            if (long_enough && belief.quality != "live" && !belief.outdated &&
+                belief.reason != "NOT_LISTED") {
                 fail("P4", "it believes that " + stream.first + "/" + stream.second + "/" + key +
                                " is " + belief.quality + " (" + belief.reason + "), " +
                                std::to_string(elapsed(*since, time_.mono()).count()) +

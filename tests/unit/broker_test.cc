@@ -1003,6 +1003,39 @@ TEST_F(BrokerTest, WhileTheDiskRefusesStateFlowsAsVolatileAndEventsWait) {
     EXPECT_EQ(0U, nas.origin.durable("alert"));
 }
 
+TEST_F(BrokerTest, WhatFlowsIsCountedSoThatAnEdgeKnowsWhatItLacks) {
+    Producer& nas = world.producer("nas");
+    nas.value("a", "1");
+    nas.good_report({"a"});
+    world.feed.clear();
+    world.disk_refuses = true;
+    nas.value("a", "2");
+    nas.value("a", "3");
+    nas.good_report({"a"});
+    ASSERT_EQ(3U, world.feed.size());
+    const Flow first = world.feed[0].flow;
+    EXPECT_EQ(2U, world.feed[0].after);
+    EXPECT_EQ(1U, first.nth);
+    EXPECT_EQ(2U, world.feed[1].flow.nth);
+    EXPECT_EQ(first.run, world.feed[1].flow.run);
+    const auto expect_two = [&](const Flow& flow, std::uint64_t seq, const char* where) {
+        EXPECT_EQ(2U, seq) << where;
+        EXPECT_EQ(2U, flow.nth) << where;
+        EXPECT_EQ(first.run, flow.run) << where;
+    };
+    const Mark mark = world.feed[2].report().after.at(0);
+    expect_two(mark.flow, mark.seq, "report");
+    world.advance(Seconds{1});
+    const StreamHead head = world.head.head().streams.at(0);
+    expect_two(head.flow, head.seq, "head");
+    const StreamHead snapshot = world.snapshot().streams.at(0);
+    expect_two(snapshot.flow, snapshot.seq, "snapshot");
+    world.disk_refuses = false;
+    world.advance(Seconds{2});
+    EXPECT_EQ(0U, world.snapshot().streams.at(0).flow.nth);
+    EXPECT_EQ(0U, world.feed.back().flow.nth);
+}
+
 TEST_F(BrokerTest, CommitsAreTriedEachSecondAndRepeatNothing) {
     Producer& nas = world.producer("nas");
     world.disk_refuses = true;

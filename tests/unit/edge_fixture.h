@@ -121,11 +121,13 @@ inline PollState state_poll_state(const std::string& topic, std::uint64_t seq, A
     return state;
 }
 
-/// While the broker's disk refuses: without a place in the log.
-inline Message unlogged(Message message) {
+/// While the broker's disk refuses: without a place in the log, the `nth` after the one at `after`.
+inline Message unlogged(Message message, std::uint64_t after = 0, Flow flow = {1, 1}) {
     message.seq = 0;
     message.pos = 0;
     message.durable = false;
+    message.after = after;
+    message.flow = flow;
     return message;
 }
 

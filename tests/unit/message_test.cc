@@ -103,6 +103,8 @@ TEST(MessageOnTheBus, AValueArrivesWhole) {
     message.pos = 1ull << 40;
     message.final = true;
     message.durable = false;
+    message.after = 299;
+    message.flow = {77, 2};
     message.age.quality = Quality::kStale;
     message.age.uncertain = true;
     message.age.reason = "RPC_DISCONNECT";
@@ -119,6 +121,9 @@ TEST(MessageOnTheBus, AValueArrivesWhole) {
     EXPECT_EQ(got.pos, 1ull << 40);
     EXPECT_TRUE(got.final);
     EXPECT_FALSE(got.durable);
+    EXPECT_EQ(got.after, 299u);
+    EXPECT_EQ(got.flow.run, 77u);
+    EXPECT_EQ(got.flow.nth, 2u);
     EXPECT_EQ(got.at, kWall);
     EXPECT_EQ(got.age.quality, Quality::kStale);
     EXPECT_TRUE(got.age.uncertain);

@@ -1,5 +1,7 @@
 #include "edge/upstream.h"
 
+#include <algorithm>
+
 #include <gtest/gtest.h>
 
 #include "edge_fixture.h"
@@ -387,34 +389,80 @@ TEST_F(UpstreamTest, WhatIsNotLoggedPassesAtOnce) {
 }
 
 TEST_F(UpstreamTest, AnUnloggedValueFromBeforeTheSnapshotDoesNotBringAnEndedKeyBack) {
-    for (const bool behind : {false, true}) {  // The end comes before the snapshot, and after it.
+    start();
+    hear(unlogged(value({.key = "job"}, clock_.now()), 8));
+    answer_snapshot(9);
+    hear(unlogged(value({.key = "job"}, clock_.now()), 8));
+    EXPECT_TRUE(values().empty());
+}
+
+TEST_F(UpstreamTest, OfWhatIsNotLoggedASnapshotHoldsWhatItSays) {
+    start();
+    hear(unlogged(value({.key = "before"}, clock_.now()), 9, {1, 4}));
+    hear(unlogged(value({.key = "behind"}, clock_.now()), 9, {1, 5}));
+    answer(snapshot(asked_snapshots().back(), {{"nas", "system.status", 9, false, {1, 4}}}));
+    hear(unlogged(value({.key = "behind"}, clock_.now()), 9, {1, 5}));
+    EXPECT_EQ(values(), Seqs{0});
+    const bool behind = std::ranges::any_of(steps_, [](const Upstream::Step& step) {
+        const auto* message = std::get_if<Message>(&step);
+        return message != nullptr && message->key == "behind";
+    });
+    EXPECT_TRUE(behind);
+    EXPECT_EQ(asked_snapshots().size(), 1u);
+}
+
+TEST_F(UpstreamTest, AnUnloggedValueComesBehindWhatIsLoggedBeforeIt) {
+    join();
+    hear(unlogged(value({.key = "job", .final = true}, clock_.now()), 2));
+    EXPECT_TRUE(values().empty());
+    ASSERT_EQ(asked_ranges().size(), 1u);
+    answer(range({1, 2}, asked_ranges().back()));
+    EXPECT_EQ(values(), (Seqs{1, 2, 0}));
+}
+
+TEST_F(UpstreamTest, AnUnloggedValueThatIsOvertakenByTheLogIsDropped) {
+    join();
+    hear_value(1);
+    hear_value(2);
+    hear(unlogged(value({}, clock_.now()), 1));
+    EXPECT_EQ(values(), (Seqs{1, 2}));
+}
+
+TEST_F(UpstreamTest, WhereAnUnloggedValueWasLostNothingVouchesForTheOneBeforeIt) {
+    const std::string topic = "system.status";
+    for (const std::string by : {"report", "head", "value", "waiting report"}) {
         upstream_ = Upstream(Random(7), {});
+        join();
+        hear(unlogged(value({}, clock_.now()), 0, {1, 1}));
         steps_.clear();
-        requests_.clear();
-        start();
-        const Message end = value({.key = "job", .seq = 9, .final = true}, clock_.now());
-        hear(unlogged(value({.key = "job"}, clock_.now())));
-        if (!behind) {
-            hear(end);
+        PollState state = poll_state({}, 1, live(clock_.now()));
+        if (by == "report") {
+            state.report.after = {{topic, 0, {1, 2}}};
+            hear(report(state));
+        } else if (by == "head") {
+            hear(head(100, {{"nas", topic, 0, false, {1, 2}}}, {state}));
+        } else if (by == "value") {
+            hear(unlogged(value({}, clock_.now()), 0, {1, 3}));
+        } else {
+            hear(unlogged(value({}, clock_.now()), 1, {1, 1}));
+            state.report.after = {{topic, 1, {1, 2}}};
+            hear(report(state));
+            answer(range({1}, {1, 1}));
         }
-        protocol::Snapshot without = snapshot(asked_snapshots().back(), {{"nas", end.topic, 9}});
-        without.pos = end.pos;
-        answer(without);
-        if (behind) {
-            hear(end);
-        }
-        hear(head(end.pos, {{"nas", end.topic, 9}}));
-        EXPECT_TRUE(values().empty()) << "behind: " << behind;
+        EXPECT_EQ(count<Upstream::PollUpdate>(), 0u) << by;
+        EXPECT_EQ(asked_snapshots().size(), 1u) << by;
     }
 }
 
-TEST_F(UpstreamTest, AnUnloggedValueThatTheFeedBringsAfterTheSnapshotsPositionIsTaken) {
-    start();
-    hear(unlogged(value({.key = "job"}, clock_.now())));
-    answer_snapshot();
-    EXPECT_TRUE(values().empty()) << "nobody can tell yet";
-    hear(head(100, {}));
-    EXPECT_EQ(values(), Seqs{0});
+TEST_F(UpstreamTest, WhatIsNotLoggedIsTakenOnceInEachRunOfTheBroker) {
+    join();
+    hear(unlogged(value({}, clock_.now()), 0, {1, 1}));
+    hear(unlogged(value({}, clock_.now()), 0, {1, 1}));
+    hear(unlogged(value({}, clock_.now()), 0, {1, 2}));
+    EXPECT_EQ(values().size(), 2u);
+    hear(unlogged(value({}, clock_.now()), 0, {2, 1}));
+    EXPECT_EQ(values().size(), 3u);
+    EXPECT_TRUE(asked_snapshots().empty());
 }
 
 TEST_F(UpstreamTest, AHeadVouchesForAStreamOnlyOnceItIsWhole) {
