@@ -9,6 +9,8 @@
 namespace sigmacast::edge {
 namespace {
 
+constexpr const char* kNotListed = "NOT_LISTED";
+
 bool named(const std::vector<std::string>& keys, const std::string& key) {
     return keys.empty() || std::find(keys.begin(), keys.end(), key) != keys.end();
 }
@@ -58,6 +60,19 @@ class Named {
     bool all_;
     std::set<std::string_view> keys_;
 };
+
+/// A key that a good list lacks is followed up, and its end is told in a moment; what lists do not
+/// name for long (nobody answers the follow-up, or each is cut off before it) nobody vouches for.
+/// (A poll that is not live says why itself, of all its keys.)
+bool vouches(const Cache::Poll& poll, const Named& named, const Value& value) {
+    if (named(value.key) || (!poll.is_state() && poll.state.age.quality != Quality::kLive)) {
+        return true;
+    }
+    const Report& report = poll.state.report;
+    return !poll.is_state() && value.age.as_of && report.as_of &&
+           elapsed(value.age.as_of->mono, report.as_of->mono) <
+               report.interval + Cache::kUnlistedMax;
+}
 
 /// By position where both have one. What is not logged has none: then by the time at which it was
 /// made, and by that of the answer too, as a clock that was set back makes nothing older.
@@ -322,6 +337,7 @@ void Cache::apply_report(const Report& report, const std::string& origin) {
     }
 }
 
+/// Which keys were live and are vouched for no more, and which are again, is left in `change`.
 void Cache::apply_quality(PollChange& change) {
     const Poll& poll = *change.poll;
     const Report& report = poll.state.report;
@@ -329,45 +345,50 @@ void Cache::apply_quality(PollChange& change) {
     if (!entries || poll.state.age.quality == Quality::kInitial) {
         return;  // A value that came before its first report says itself that it is live.
     }
-    const Named vouched(report);
+    const Named named(report);
     for (const auto& [key, value] : *entries) {
         if (value->poll != report.poll) {
             continue;
         }
-        if (!poll.is_state() || vouched(key)) {
-            change.values_changed |= !value->outdated && !same_quality(value->age, poll.state.age);
+        if (vouches(poll, named, *value)) {
+            if (poll.state.age.quality == Quality::kLive && value->age.reason == kNotListed) {
+                change.back.push_back(key);
+            } else {
+                change.values_changed |=
+                    !value->outdated && !same_quality(value->age, poll.state.age);
+            }
             take_quality(*value, poll.state.age);
             continue;
         }
         if (value->age.quality == Quality::kLive) {
             change.left.push_back(key);
         }
-        take_quality(*value, left_age());
+        take_quality(*value, left_age(poll));
     }
 }
 
-Age Cache::left_age() {
+Age Cache::left_age(const Poll& poll) {
     Age age;
     age.quality = Quality::kStale;
-    age.reason = "PRODUCER_SILENT";
-    age.source = "producer";
+    age.reason = poll.is_state() ? "PRODUCER_SILENT" : kNotListed;
+    age.source = poll.is_state() ? "producer" : "engine";
     return age;
 }
 
-std::vector<std::string> Cache::left_keys(const Poll& poll) const {
-    std::vector<std::string> left;
+Cache::Keys Cache::keys_of(const Poll& poll) const {
+    Keys keys;
     const Report& report = poll.state.report;
     const Entries* entries = find(poll.state.origin, report.topic);
-    if (!entries || !poll.is_state() || !report.keys) {
-        return left;
+    if (!entries) {
+        return keys;
     }
-    const Named vouched(report);
+    const Named named(report);
     for (const auto& [key, value] : *entries) {
-        if (value->poll == report.poll && !vouched(key)) {
-            left.push_back(key);
+        if (value->poll == report.poll) {
+            (vouches(poll, named, *value) ? keys.vouched : keys.left).push_back(key);
         }
     }
-    return left;
+    return keys;
 }
 
 std::vector<std::shared_ptr<const Value>> Cache::replace(const protocol::Snapshot& snapshot) {

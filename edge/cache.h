@@ -60,13 +60,14 @@ class Cache {
     /// A newer state of a poll. Values that a good report names are as new as the report.
     /// Returns the poll (nullptr for one without a name or a topic), whether quality, reason or
     /// source differ from what was known, whether a value's do though the poll's do not, and which
-    /// keys were live and are vouched for no more.
+    /// keys were live and are vouched for no more, or are again.
     struct PollChange {
         Poll* poll = nullptr;
         bool quality_changed = false;
         bool values_changed = false;
         bool new_report = false;
         std::vector<std::string> left;
+        std::vector<std::string> back;
     };
     PollChange poll(const PollState& state);
     /// Quality and why; not since when.
@@ -74,10 +75,17 @@ class Cache {
         return a.quality == b.quality && a.reason == b.reason && a.source == b.source;
     }
 
-    /// The keys of state that no poll feeds for which nobody vouches, whatever its quality is.
-    [[nodiscard]] std::vector<std::string> left_keys(const Poll& poll) const;
-    /// The age of these, without the time.
-    [[nodiscard]] static Age left_age();
+    /// A list that names a key less often than this, and the poll's interval, says nothing of it.
+    static constexpr Millis kUnlistedMax{2'000};
+    /// The keys of a poll by whether it vouches for them: of state that no poll feeds, what an
+    /// earlier instance left; of a poll, what its good lists have not named for so long.
+    struct Keys {
+        std::vector<std::string> vouched;
+        std::vector<std::string> left;
+    };
+    [[nodiscard]] Keys keys_of(const Poll& poll) const;
+    /// The age of those that are left, without the time.
+    [[nodiscard]] static Age left_age(const Poll& poll);
 
     /// Replaces everything by a snapshot, polls too: pointers to them end here. Values that came
     /// after it are kept where the epoch is the same. Returns those that the snapshot lacks.

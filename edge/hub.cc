@@ -767,28 +767,26 @@ void Hub::on_transition(const Message& message, Now now) {
 
 /// A poll's quality as it is now, where no transition of the broker's has said it.
 void Hub::tell_quality(const Cache::Poll& poll, Now now) {
-    const std::vector<std::string> left = cache_.left_keys(poll);
-    const auto& keys = poll.state.report.keys;
-    if (left.empty() || !keys->empty()) {
-        tell_transition({.stream = poll.stream,
-                         .poll = poll.state.report.poll,
-                         .keys = left.empty() ? std::vector<std::string>{} : *keys,
-                         .epoch = {},
-                         .age = cache_.effective(poll.state.age)},
-                        slot_of(poll), now);
+    Cache::Keys keys = cache_.keys_of(poll);
+    if (keys.left.empty()) {
+        keys.vouched.clear();  // All.
     }
-    tell_left(poll, left, now);
+    if (keys.left.empty() || !keys.vouched.empty()) {
+        tell_keys(poll, std::move(keys.vouched), poll.state.age, slot_of(poll), now);
+    }
+    if (!keys.left.empty()) {
+        tell_keys(poll, std::move(keys.left), Cache::left_age(poll), 0, now);
+    }
 }
 
-void Hub::tell_left(const Cache::Poll& poll, std::vector<std::string> keys, Now now) {
-    if (!keys.empty()) {
-        tell_transition({.stream = poll.stream,
-                         .poll = poll.state.report.poll,
-                         .keys = std::move(keys),
-                         .epoch = {},
-                         .age = cache_.effective(Cache::left_age())},
-                        0, now);
-    }
+void Hub::tell_keys(const Cache::Poll& poll, std::vector<std::string> keys, Age age,
+                    std::uint64_t slot, Now now) {
+    tell_transition({.stream = poll.stream,
+                     .poll = poll.state.report.poll,
+                     .keys = std::move(keys),
+                     .epoch = {},
+                     .age = cache_.effective(std::move(age))},
+                    slot, now);
 }
 
 void Hub::tell_transition(const Transition& transition, std::uint64_t slot, Now now) {
@@ -827,7 +825,12 @@ void Hub::step(Upstream::PollUpdate& update, Now now) {
     if (untold) {
         tell_quality(poll, now);
     } else {
-        tell_left(poll, change.left, now);
+        if (!change.left.empty()) {
+            tell_keys(poll, change.left, Cache::left_age(poll), 0, now);
+        }
+        if (!change.back.empty()) {
+            tell_keys(poll, change.back, poll.state.age, 0, now);
+        }
     }
     if (change.new_report) {
         // Values say how new they are themselves; a tick speaks for those that did not change. How

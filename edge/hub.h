@@ -206,7 +206,8 @@ class Hub {
     void on_transition(const Message& message, Now now);
     void tell_transition(const Transition& transition, std::uint64_t slot, Now now);
     void tell_quality(const Cache::Poll& poll, Now now);
-    void tell_left(const Cache::Poll& poll, std::vector<std::string> keys, Now now);
+    void tell_keys(const Cache::Poll& poll, std::vector<std::string> keys, Age age,
+                   std::uint64_t slot, Now now);
     void tell_skipped(const Message& message, std::string_view why, Now now);
     void tell_tick(Cache::Poll& poll, Now now);
     [[nodiscard]] bool is_legacy_origin(std::string_view origin) const;

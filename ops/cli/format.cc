@@ -313,6 +313,7 @@ std::string_view reason_words(std::string_view reason) {
         {"RPC_DISCONNECT", "the engine cannot be reached"},
         {"CIRCUIT_BREAKER_OPEN", "the engine failed repeatedly, polling rests"},
         {"METHOD_NOT_FOUND", "not offered by this engine"},
+        {"NOT_LISTED", "the engine's lists do not name it"},
         {"POLL_SILENT", "the producer reports nothing about it"},
         {"PRODUCER_SILENT", "the producer is silent, or has ended"},
         {"BROKER_RESTARTED", "the broker has just started, no answer since"},

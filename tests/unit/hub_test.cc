@@ -817,6 +817,67 @@ TEST_F(HubTest, WhenTheBrokerReturnsWhatAnEarlierInstanceLeftIsNotCalledLive) {
     EXPECT_EQ(told[1].at("quality"), "stale");
 }
 
+TEST_F(HubTest, AJobThatListsDoNotNameForLongIsToldStaleUntilOneNamesItAgain) {
+    join();
+    const Make job{.topic = "compression.update", .key = "j", .poll = "jobs"};
+    const Make summary{.topic = "compression.update", .poll = "jobs", .seq = 2};
+    std::uint64_t report = 0;
+    const auto list = [&](std::vector<std::string> keys) {
+        clock_.advance(Seconds{5});  // Its interval.
+        poll(job, ++report, live(clock_.now()), std::move(keys));
+    };
+    poll(job, ++report, live(clock_.now()), {{"j", ""}});
+    apply(value(job, clock_.now()));
+    apply(value(summary, clock_.now()));
+    list({"j", ""});
+    Session& session = v1("compression.update");
+    Session& old = legacy();
+    list({""});
+    EXPECT_THAT(types(session), ElementsAre("tick")) << "its end is asked for";
+    read(old);
+    list({""});
+    const auto told = read(session);
+    ASSERT_THAT(types(told), ElementsAre("transition", "tick"));
+    EXPECT_EQ(told[0].at("data").at("keys").as_array(), boost::json::array{"j"});
+    EXPECT_EQ(told[0].at("quality"), "stale");
+    EXPECT_EQ(told[0].at("reason"), "NOT_LISTED");
+    EXPECT_EQ(told[0].at("source"), "engine");
+    const auto rendered = read(old);
+    ASSERT_EQ(rendered.size(), 2u);
+    EXPECT_EQ(rendered[0].at("data").at("error_code"), "NOT_LISTED");
+    EXPECT_EQ(rendered[0].at("age_ms"), 10'000);
+    EXPECT_EQ(rendered[1].at("data").at("stale"), false);
+    list({""});
+    EXPECT_THAT(types(session), ElementsAre("tick")) << "it is told once";
+    apply(Upstream::UplinkChange{false});
+    read(session);
+    apply(Upstream::UplinkChange{true});
+    const auto back = read(session);
+    ASSERT_THAT(types(back), ElementsAre("transition", "transition"));
+    EXPECT_EQ(back[0].at("data").at("keys").as_array(), boost::json::array{""});
+    EXPECT_EQ(back[0].at("quality"), "live");
+    EXPECT_EQ(back[1].at("reason"), "NOT_LISTED");
+    list({"j", ""});
+    const auto listed = read(session);
+    ASSERT_THAT(types(listed), ElementsAre("transition", "tick"));
+    EXPECT_EQ(listed[0].at("data").at("keys").as_array(), boost::json::array{"j"});
+    EXPECT_EQ(listed[0].at("quality"), "live");
+}
+
+TEST_F(HubTest, WhileAPollFailsItSaysWhyItsUnlistedKeysAreOldToo) {
+    join();
+    const Make job{.topic = "compression.update", .key = "j", .poll = "jobs"};
+    apply(value(job, clock_.now()));
+    const Now good = clock_.now();
+    poll(job, 1, live(good), {{"j"}});
+    clock_.advance(Seconds{60});
+    Session& session = v1("compression.update");
+    poll(job, 2, stale(good, "RPC_DISCONNECT"), std::vector<std::string>{});
+    const auto told = read(session);
+    ASSERT_THAT(types(told), ElementsAre("transition"));
+    EXPECT_EQ(told[0].at("reason"), "RPC_DISCONNECT");
+}
+
 TEST_F(HubTest, StateWhosePollNobodyHasNamedYetIsToldStaleToo) {
     join();
     Session& session = v1("mine");
