@@ -183,6 +183,7 @@ def test_a_count_that_rose_by_more_than_the_tolerance_fails_and_is_named(capsys)
     assert "encode takes +5.1% instructions" in capsys.readouterr().err
     assert judge({"new": 1}, {"encode": 100}, "g++", 0.05) == 1, "a case without a count is not passed over"
     assert judge({"encode": 105.1}, {}, "another compiler", 0.05) == 0
+    assert "No counts are kept for another compiler: nothing is judged" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not shutil.which("valgrind") or PATIENCE >= 4, reason="valgrind is not there, or under a sanitizer")
