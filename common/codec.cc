@@ -8,6 +8,7 @@
 #include <boost/json/value_stack.hpp>
 #include <charconv>
 #include <cmath>
+#include <cstring>
 #include <msgpack.hpp>
 #include <optional>
 
@@ -25,6 +26,30 @@ unsigned char byte_at(std::string_view text, std::size_t i) {
 
 bool is_plain(unsigned char byte) {
     return byte >= 0x20 && byte < 0x80 && byte != '"' && byte != '\\';
+}
+
+/// Whether all of eight bytes are: in each, what is not plain sets the highest bit of one of these
+/// terms (or borrows from the byte above it, but then it has set its own).
+bool all_plain(std::uint64_t bytes) {
+    constexpr std::uint64_t kEach = 0x0101010101010101;
+    const std::uint64_t found = bytes | (bytes - kEach * 0x20) | ((bytes ^ kEach * '"') - kEach) |
+                                ((bytes ^ kEach * '\\') - kEach);
+    return (found & kEach * 0x80) == 0;
+}
+
+/// How many bytes at the start are plain.
+std::size_t plain_prefix(std::string_view text) {
+    std::size_t i = 0;
+    for (std::uint64_t bytes = 0; text.size() - i >= sizeof bytes; i += sizeof bytes) {
+        std::memcpy(&bytes, text.data() + i, sizeof bytes);
+        if (!all_plain(bytes)) {
+            break;
+        }
+    }
+    while (i < text.size() && is_plain(byte_at(text, i))) {
+        ++i;
+    }
+    return i;
 }
 
 struct Sequence {
@@ -476,10 +501,7 @@ Result<> check_map(std::string_view msgpack, const CodecLimits& limits) {
 void append_json_string(std::string& out, std::string_view text) {
     out += '"';
     while (!text.empty()) {
-        const auto plain_end = std::find_if_not(text.begin(), text.end(), [](char c) {
-            return is_plain(static_cast<unsigned char>(c));
-        });
-        const auto plain = static_cast<std::size_t>(plain_end - text.begin());
+        const std::size_t plain = plain_prefix(text);
         out.append(text.data(), plain);
         text.remove_prefix(plain);
         if (text.empty()) {

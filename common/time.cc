@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstdio>
 #include <fstream>
 
 namespace sigmacast {
@@ -223,14 +222,21 @@ std::string to_rfc3339(Wall wall) {
     const auto day = std::chrono::floor<days>(time);
     const std::chrono::year_month_day date{day};
     const std::chrono::hh_mm_ss<Millis> clock{time - day};
-    std::array<char, 64> text{};
-    const int size = std::snprintf(
-        text.data(), text.size(), "%04d-%02u-%02uT%02d:%02d:%02d.%03dZ",
-        static_cast<int>(date.year()), static_cast<unsigned>(date.month()),
-        static_cast<unsigned>(date.day()), static_cast<int>(clock.hours().count()),
-        static_cast<int>(clock.minutes().count()), static_cast<int>(clock.seconds().count()),
-        static_cast<int>(clock.subseconds().count()));
-    return {text.data(), static_cast<std::size_t>(size)};
+    std::string text = "0000-00-00T00:00:00.000Z";
+    // By hand: printf takes ten times as long, and a message has up to four of them.
+    const auto write = [&text](std::size_t end, auto number) {
+        for (auto rest = static_cast<unsigned>(number); rest > 0; rest /= 10) {
+            text[--end] = static_cast<char>('0' + rest % 10);
+        }
+    };
+    write(4, static_cast<int>(date.year()));
+    write(7, static_cast<unsigned>(date.month()));
+    write(10, static_cast<unsigned>(date.day()));
+    write(13, clock.hours().count());
+    write(16, clock.minutes().count());
+    write(19, clock.seconds().count());
+    write(23, clock.subseconds().count());
+    return text;
 }
 
 Result<Wall> parse_rfc3339(std::string_view text) {

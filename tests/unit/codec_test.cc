@@ -145,6 +145,25 @@ TEST(JsonString, EscapesWhatJsonWantsEscaped) {
     EXPECT_EQ(out, "\"a\\\"b\\\\c\\n\\r\\t\\b\\f\\u0001/\x7f\\u0000z\"");
 }
 
+TEST(JsonString, WhatNeedsAnEscapeIsFoundWhereverItStands) {
+    const auto quoted = [](std::string_view text) {
+        std::string out;
+        append_json_string(out, text);
+        return out;
+    };
+    const std::string plain = " !#[]^~0123456789azAZ\x7f";
+    EXPECT_EQ(quoted(plain), '"' + plain + '"');
+    for (char byte = 0; byte < 0x7f; ++byte) {
+        const std::string alone = quoted(std::string(1, byte));
+        for (std::size_t at = 0; at < plain.size(); ++at) {
+            std::string text = plain;
+            text[at] = byte;
+            EXPECT_EQ(quoted(text), '"' + plain.substr(0, at) + alone.substr(1, alone.size() - 2) +
+                                        plain.substr(at + 1) + '"');
+        }
+    }
+}
+
 TEST(JsonString, KeepsUtf8AndRepairsWhatIsNot) {
     const auto quoted = [](std::string_view text) {
         std::string out;
