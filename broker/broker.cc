@@ -321,6 +321,8 @@ void Broker::take_value(Message message, Now now) {
     }
     const std::optional<AsOf> as_of = message.age.as_of;
     const Mono sent = message.sent;
+    const bool for_all =
+        unpolled && ingest_.vouches_for_all(message.origin, message.topic, message.seq);
     message.age.quality = Quality::kLive;
     // What a cut network held back for as long as a silence may last is no news of how it is now.
     if (const auto silence = freshness_.silence_of_value(message.origin, message.poll, sent, now)) {
@@ -329,8 +331,10 @@ void Broker::take_value(Message message, Now now) {
         message.age.source = "producer";
     }
     add(std::move(message));
-    if (unpolled) {
+    if (for_all) {
         vouch(stream.first, stream.second, as_of, sent, now);
+    } else if (unpolled && freshness_.find(stream.first, state_poll(stream.second)) == nullptr) {
+        vouch(stream.first, stream.second, std::nullopt, sent, now);
     }
 }
 

@@ -384,6 +384,16 @@ void Ingest::release_reports(Origin& origin, Actions& out) {
     }
 }
 
+bool Ingest::vouches_for_all(const std::string& origin, const std::string& topic,
+                             std::uint64_t seq) const {
+    const auto found = origins_.find(origin);
+    if (found == origins_.end()) {
+        return true;
+    }
+    const auto stream = found->second.streams.find(topic);
+    return stream == found->second.streams.end() || seq >= stream->second.replaced;
+}
+
 // ---- What became durable ----
 
 std::vector<storage::Position> Ingest::take_positions() {

@@ -92,6 +92,11 @@ class Ingest {
     Actions on_timer(Admit admit, Now now);
     [[nodiscard]] std::optional<Mono> deadline() const;
 
+    /// Whether all keys of the topic were as they are here when this value was made: a repair has
+    /// passed over none whose newer value is behind it.
+    [[nodiscard]] bool vouches_for_all(const std::string& origin, const std::string& topic,
+                                       std::uint64_t seq) const;
+
     /// Positions that moved since the last call.
     std::vector<storage::Position> take_positions();
     [[nodiscard]] bool has_positions() const { return !moved_.empty(); }

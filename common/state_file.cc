@@ -8,6 +8,7 @@
 #include <array>
 #include <cerrno>
 #include <charconv>
+#include <chrono>
 #include <cstring>
 #include <limits>
 #include <utility>
@@ -122,6 +123,11 @@ Result<std::uint64_t> raise_counter(const std::string& path, std::uint64_t at_le
         return written.error();
     }
     return counter;
+}
+
+Result<std::uint64_t> next_epoch(const std::string& path, Wall now) {
+    const auto seconds = std::chrono::duration_cast<Seconds>(now.time_since_epoch()).count();
+    return raise_counter(path, static_cast<std::uint64_t>(std::max<std::int64_t>(seconds, 1)));
 }
 
 Result<std::string> origin_name(const std::string& path, const std::string& configured) {

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "common/result.h"
+#include "common/time.h"
 
 namespace sigmacast {
 
@@ -26,6 +27,11 @@ Result<std::string> read_small_file(const std::string& path);
 /// Raises the counter in `path` by one, and to `at_least`, and makes it durable. A missing file
 /// counts as 0. Errors: kCorrupt (not a number, or the last one: says what to do), kUnavailable.
 Result<std::uint64_t> raise_counter(const std::string& path, std::uint64_t at_least = 1);
+
+/// For a producer's next instance, kept in `path`. At least the wall clock's seconds: where the
+/// file was lost it must not begin again with the number under which the broker knows the one
+/// before. Errors: raise_counter's.
+Result<std::uint64_t> next_epoch(const std::string& path, Wall now);
 
 /// The configured name or, where that is empty, this machine's host name, saved in `path` at the
 /// first start so that a renamed machine keeps its history.

@@ -59,7 +59,7 @@ Result<Identity> take_identity(const Settings& settings) {
     if (!usable) {
         return usable.error();
     }
-    const Result<std::uint64_t> epoch = raise_counter(base + "epoch");
+    const Result<std::uint64_t> epoch = next_epoch(base + "epoch", system_now().wall);
     if (!epoch) {
         return epoch.error();
     }

@@ -309,7 +309,7 @@ AgeView age_of(const json::object& envelope) {
 }
 
 std::string_view reason_words(std::string_view reason) {
-    constexpr std::array<std::pair<std::string_view, std::string_view>, 11> kWords{{
+    constexpr std::array<std::pair<std::string_view, std::string_view>, 12> kWords{{
         {"RPC_DISCONNECT", "the engine cannot be reached"},
         {"CIRCUIT_BREAKER_OPEN", "the engine failed repeatedly, polling rests"},
         {"METHOD_NOT_FOUND", "not offered by this engine"},

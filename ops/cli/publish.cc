@@ -380,7 +380,7 @@ int run_publish(const PublishCommand& command) {
                  "; --data-dir names another)");
         return kExitFailed;
     }
-    const auto epoch = raise_counter(base + ".epoch");
+    const auto epoch = next_epoch(base + ".epoch", system_now().wall);
     if (!epoch) {
         complain(epoch.error().message);
         return kExitFailed;

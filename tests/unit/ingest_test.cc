@@ -297,6 +297,17 @@ TEST_F(IngestTest, AReportFromBeforeANewerValueThatIsStillToComeWaitsForIt) {
     EXPECT_THAT(value("a", 2), ElementsAre("v2", "r1"));
 }
 
+TEST_F(IngestTest, AValueDoesNotVouchForKeysWhoseNewerValueIsStillToCome) {
+    value("a", 1);
+    EXPECT_TRUE(ingest_.vouches_for_all("a", "v", 1));
+    value("a", 4);
+    range("peer-a", "v", 2, 3, {3}, {{2, 2}}, 5);
+    EXPECT_FALSE(ingest_.vouches_for_all("a", "v", 3)) << "2 was replaced by 4, or by 5";
+    EXPECT_FALSE(ingest_.vouches_for_all("a", "v", 4));
+    EXPECT_THAT(value("a", 5), ElementsAre("v5"));
+    EXPECT_TRUE(ingest_.vouches_for_all("a", "v", 5));
+}
+
 TEST_F(IngestTest, OfTwoReportsThatWaitTheNewerIsKept) {
     value("a", 1);
     EXPECT_THAT(report(1, 2), IsEmpty());

@@ -86,6 +86,16 @@ TEST_F(StateFileTest, ACounterIsRaisedToWhatIsAskedAndNeverLowered) {
     EXPECT_EQ(41U, raise_counter(path_, 7).value());
 }
 
+TEST_F(StateFileTest, AnEpochIsAboveTheOneBeforeAlsoWhereItsFileWasLost) {
+    const Wall now{Seconds{1'800'000'000}};
+    EXPECT_EQ(1'800'000'000U, next_epoch(path_, now).value());
+    EXPECT_EQ(1'800'000'001U, next_epoch(path_, now).value()) << "started twice in a second";
+    EXPECT_EQ(1'800'000'002U, next_epoch(path_, Wall{Seconds{5}}).value())
+        << "a clock that was put back";
+    std::remove(path_.c_str());
+    EXPECT_EQ(1'800'000'003U, next_epoch(path_, now + Seconds{3}).value());
+}
+
 TEST_F(StateFileTest, TheContentIsSyncedBeforeTheRenameAndTheFolderAfterIt) {
     raise_counter(path_).value();
     EXPECT_THAT(disk.calls, ElementsAre("sync file", "rename", "sync folder"));
