@@ -37,7 +37,7 @@ inline constexpr std::size_t kStreamsMax =
 inline constexpr std::size_t kHeldReportsMax = 256;  // An origin; one a poll, the newest.
 /// Rounds of tries for events that are missing, in each of which their producer was heard on the
 /// repair socket, until they are given up. While it is not heard it still has them.
-inline constexpr int kGiveUpRounds = 3;
+inline constexpr int kGiveUpRounds = 10;
 
 /// What may enter now.
 enum class Admit {

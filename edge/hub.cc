@@ -1060,7 +1060,8 @@ void Hub::tell_unknown_end(const Value& last, Now now) {
     Value end = last;
     end.final = true;
     end.epoch.clear();
-    end.seq = end.pos = 0;  // The log has it nowhere.
+    end.seq = end.pos = 0;  // The log has it nowhere,
+    end.durable = true;     // and that is no matter of a disk.
     end.age.quality = Quality::kStale;
     end.age.reason = "BROKER_UNREACHABLE";
     end.age.source = "uplink";

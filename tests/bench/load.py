@@ -43,7 +43,8 @@ def main(soak=False):
         parser.add_argument("--hours", type=float, default=24)
         parser.add_argument("--churn", type=float, default=2, help="clients that leave, and others that come, each second")
         parser.add_argument("--values", type=float, default=10, help="new values a second, beside the product's own polls")
-        parser.add_argument("--events", type=float, default=10, help="events a second")
+        parser.add_argument("--events", type=float, default=30, help="events a second; with fewer an edge's ring of recent "
+                            "ones (8 MiB) still fills when growth is judged, unless it goes on for hours")
     else:
         parser.add_argument("--rows", default=",".join(ROWS), help="which of these, with commas (default: all)")
         parser.add_argument("--minutes", type=float, help="of each row, instead of its own")
