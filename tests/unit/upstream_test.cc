@@ -169,7 +169,10 @@ TEST_F(UpstreamTest, AnAnswerThatNoStreamWaitsForIsForTheHub) {
     join();
     hear_value(1);
     hear_value(2);
-    protocol::Range range{.origin = "nas", .topic = "system.status", .epoch = kEpoch};
+    protocol::Range range;
+    range.origin = "nas";
+    range.topic = "system.status";
+    range.epoch = kEpoch;
     range.range = {1, 2};
     range.items = {value({.seq = 1}, clock_.now()), value({.seq = 2}, clock_.now())};
     answer(range);
