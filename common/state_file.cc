@@ -8,7 +8,6 @@
 #include <array>
 #include <cerrno>
 #include <charconv>
-#include <chrono>
 #include <cstring>
 #include <limits>
 #include <utility>
@@ -126,8 +125,7 @@ Result<std::uint64_t> raise_counter(const std::string& path, std::uint64_t at_le
 }
 
 Result<std::uint64_t> next_epoch(const std::string& path, Wall now) {
-    const auto seconds = std::chrono::duration_cast<Seconds>(now.time_since_epoch()).count();
-    return raise_counter(path, static_cast<std::uint64_t>(std::max<std::int64_t>(seconds, 1)));
+    return raise_counter(path, least_epoch(now));
 }
 
 Result<std::string> origin_name(const std::string& path, const std::string& configured) {

@@ -3,6 +3,8 @@
 // safe (no state of its own).
 #pragma once
 
+#include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -28,9 +30,14 @@ Result<std::string> read_small_file(const std::string& path);
 /// counts as 0. Errors: kCorrupt (not a number, or the last one: says what to do), kUnavailable.
 Result<std::uint64_t> raise_counter(const std::string& path, std::uint64_t at_least = 1);
 
-/// For a producer's next instance, kept in `path`. At least the wall clock's seconds: where the
-/// file was lost it must not begin again with the number under which the broker knows the one
-/// before. Errors: raise_counter's.
+/// What a producer's epoch is at least, the wall clock's seconds: where the file of the last one
+/// was lost it must not begin again with the number under which the broker knows the one before.
+inline std::uint64_t least_epoch(Wall now) {
+    const auto seconds = std::chrono::duration_cast<Seconds>(now.time_since_epoch()).count();
+    return static_cast<std::uint64_t>(std::max<std::int64_t>(seconds, 1));
+}
+
+/// For a producer's next instance, kept in `path`. Errors: raise_counter's.
 Result<std::uint64_t> next_epoch(const std::string& path, Wall now);
 
 /// The configured name or, where that is empty, this machine's host name, saved in `path` at the

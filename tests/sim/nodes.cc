@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "common/codec.h"
+#include "common/state_file.h"
 #include "tests/sim/client.h"
 
 namespace sigmacast::sim {
@@ -20,12 +21,6 @@ constexpr Millis kReconnectMax{150};
 constexpr Millis kWork{120};  // Between two things that a publisher does, about.
 constexpr Millis kTrimEvery{1000};
 constexpr Millis kBreakerReset{3'000};
-
-/// As next_epoch() of common/state_file.h, without the file.
-std::uint64_t next_epoch(std::uint64_t last, Wall now) {
-    const auto seconds = std::chrono::duration_cast<Seconds>(now.time_since_epoch()).count();
-    return std::max(last + 1, static_cast<std::uint64_t>(std::max<std::int64_t>(seconds, 1)));
-}
 
 }  // namespace
 
@@ -121,7 +116,7 @@ ProducerNode::ProducerNode(Timeline& time, Truth& truth, BrokerNode& broker, std
 }
 
 void ProducerNode::on_start() {
-    epoch_file = next_epoch(epoch_file, time_.now().wall);
+    epoch_file = std::max(epoch_file + 1, least_epoch(time_.now().wall));
     ++lives;
     truth_.life_of(origin_, life());
     producer::ProducerOptions options;
@@ -329,7 +324,7 @@ PublisherNode::PublisherNode(Timeline& time, Truth& truth, BrokerNode& broker, s
 }
 
 void PublisherNode::on_start() {
-    epoch_file = next_epoch(epoch_file, time_.now().wall);
+    epoch_file = std::max(epoch_file + 1, least_epoch(time_.now().wall));
     truth_.life_of(origin_, life());
     state_.clear();
     OriginOptions options;

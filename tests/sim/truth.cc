@@ -74,7 +74,6 @@ void Truth::answered(const std::string& origin, const std::string& poll,
 
 void Truth::published(const Message& message, std::uint64_t life) {
     const Now now = time_.now();
-    epoch_lives_.try_emplace({message.origin, std::stoull(message.epoch)}, life);
     if (message.final) {
         said_final_.insert({{message.origin, message.topic}, message.key});
     }
@@ -187,18 +186,12 @@ void Truth::check_position(const storage::Position& position) {
     const std::uint64_t life = life_now(position.origin);
     for (std::size_t i = events->second.logged; i < events->second.pushed.size(); ++i) {
         const Pushed& pushed = events->second.pushed[i];
-        if (pushed.life == life && pushed.epoch <= position.epoch && pushed.seq <= position.pseq &&
-            !used_before(position.origin, position.epoch, life)) {
+        if (pushed.life == life && pushed.epoch <= position.epoch && pushed.seq <= position.pseq) {
             throw Violation("P2", "the broker counts event " + std::to_string(pushed.seq) + " of " +
                                       name_of(position.origin, position.topic, "") +
                                       " as received, and the log lacks it");
         }
     }
-}
-
-bool Truth::used_before(const std::string& origin, std::uint64_t epoch, std::uint64_t life) const {
-    const auto first = epoch_lives_.find({origin, epoch});
-    return first != epoch_lives_.end() && first->second < life;
 }
 
 void Truth::restarted(const storage::Loaded& loaded) {

@@ -152,10 +152,6 @@ class Truth {
 
     void log_event(const Message& row);
     void check_position(const storage::Position& position);
-    /// An instance whose folder was lost begins with a number that is used already, until the
-    /// broker has answered its hello: a position in that epoch is one of the instance before.
-    [[nodiscard]] bool used_before(const std::string& origin, std::uint64_t epoch,
-                                   std::uint64_t life) const;
     [[nodiscard]] std::uint64_t life_now(const std::string& origin) const;
 
     Timeline& time_;
@@ -169,7 +165,6 @@ class Truth {
     std::map<std::string, std::uint64_t> lives_;
     std::map<StreamName, Events> events_;
     std::map<StreamName, Position> positions_;
-    std::map<std::pair<std::string, std::uint64_t>, std::uint64_t> epoch_lives_;  // The first.
     std::map<StreamName, std::uint64_t> seqs_;
     std::set<KeyName> ended_;
     std::set<KeyName> said_final_;
