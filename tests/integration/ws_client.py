@@ -397,13 +397,13 @@ class Raw:
         return Frame(data[0] & 15, data[at:at + length], bool(data[0] & 0x80), data[0] >> 4 & 7, bool(data[1] & 0x80))
 
     def expect(self, opcode, predicate=lambda frame: True):
-        """The next frame of this opcode; heartbeats and other text before it are passed over."""
+        """The next frame of this opcode; text before it, and the edge's pings, are passed over."""
         while True:
             came = self.read()
             assert came is not None, f"the connection ended before a frame {opcode:#x} came"
             if came.opcode == opcode and predicate(came):
                 return came
-            assert came.opcode == TEXT, f"a frame {opcode:#x} was awaited, {came} came"
+            assert came.opcode in (TEXT, PING), f"a frame {opcode:#x} was awaited, {came} came"
 
     def message(self, kind):
         """The next message of this type."""
