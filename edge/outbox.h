@@ -16,10 +16,10 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 
 #include "common/message.h"
 #include "common/time.h"
+#include "edge/fifo.h"
 
 namespace sigmacast::edge {
 
@@ -56,7 +56,7 @@ class Outbox {
         Bytes frame;
         std::size_t from = 0;  // What is before it is not sent, or has been.
     };
-    std::deque<Part> frames_;
+    Fifo<Part> frames_;
     std::size_t bytes_ = 0;
     std::uint64_t appended_ = 0;
     bool closed_ = false;

@@ -277,7 +277,7 @@ void Session::start_conflating() {
 /// Removes the places that were given up, so that they are bounded by what waits.
 void Session::compact() {
     base_ += data_.size();  // Numbers are never used twice.
-    std::erase_if(data_, [](const Outgoing& item) { return !item.frame; });
+    data_.remove_if([](const Outgoing& item) { return !item.frame; });
     if (conflating_) {
         start_conflating();
     }

@@ -14,7 +14,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <map>
 #include <optional>
@@ -27,6 +26,7 @@
 
 #include "common/message.h"
 #include "common/tally.h"
+#include "edge/fifo.h"
 #include "edge/grant.h"
 #include "edge/rate.h"
 #include "edge/render.h"
@@ -162,9 +162,9 @@ class Session {
     QueueLimits limits_;
     SendCounters& counters_;
     std::set<std::string> subscriptions_;
-    std::deque<Bytes> control_;
+    Fifo<Bytes> control_;
     std::size_t control_bytes_ = 0;
-    std::deque<Outgoing> data_;  // A null frame: its place was taken by a newer one.
+    Fifo<Outgoing> data_;  // A null frame: its place was taken by a newer one.
     std::size_t data_bytes_ = 0;
     std::size_t live_items_ = 0;
     std::size_t allowance_ = 0;
