@@ -7,6 +7,7 @@
 #include <boost/asio/connect.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/write.hpp>
+#include <boost/beast/core/buffers_to_string.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/http.hpp>
 #include <boost/url/parse.hpp>
@@ -426,14 +427,14 @@ class Connection : public std::enable_shared_from_this<Connection> {
                           "(of an edge: edge.cors_origins)");
         }
         if (shared_->upgrade && (wants_websocket(message) || wants_stream(request))) {
-            if (offer(std::move(message), request)) {
+            if (offer(request)) {
                 return;
             }
         }
         answer(request);
     }
 
-    /// Takes the body out of `message` unless it is a candidate for an upgrade.
+    /// Takes the body out of `message`.
     bool describe(bhttp::request<bhttp::string_body>& message, Request& request) const {
         std::string_view target(message.target());
         const std::size_t scheme = target.find("://");
@@ -453,7 +454,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
         request.headers = copy_headers(message);
         request.peer = peer_;
         request.encrypted = transport_.tls() != nullptr;
-        request.body = wants_websocket(message) ? message.body() : std::move(message.body());
+        request.version = message.version();
+        request.body = std::move(message.body());
         return true;
     }
 
@@ -472,9 +474,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
     }
 
     /// True: the hook took the socket, or nothing is left to answer on.
-    bool offer(bhttp::request<bhttp::string_body> message, const Request& request) {
+    bool offer(const Request& request) {
         timer_.set(std::nullopt);
-        Upgrade upgrade{std::move(transport_), std::move(buffer_), std::move(message), request};
+        Upgrade upgrade{std::move(transport_), beast::buffers_to_string(buffer_.data()), request};
         bool taken = false;
         try {
             taken = shared_->upgrade(upgrade);
@@ -487,7 +489,6 @@ class Connection : public std::enable_shared_from_this<Connection> {
             return true;
         }
         transport_ = std::move(upgrade.transport);
-        buffer_ = std::move(upgrade.buffered);
         return false;
     }
 

@@ -36,6 +36,7 @@ struct Request {
     std::string body;
     std::string peer;        // The client's address.
     bool encrypted = false;  // It came through TLS that ended here.
+    unsigned version = 11;   // Of HTTP: 10 or 11.
 
     /// The first header of this (lower-case) name, or empty.
     [[nodiscard]] std::string_view header(std::string_view name) const;

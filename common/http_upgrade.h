@@ -1,10 +1,8 @@
-// What http::Server hands over when a client asks for a WebSocket. Includes Asio and Beast: for
-// edge/wire alone.
+// What http::Server hands over when a client asks for a WebSocket. Includes Asio: for edge/wire and
+// edge/sse alone.
 #pragma once
 
-#include <boost/beast/core/flat_buffer.hpp>
-#include <boost/beast/http/message.hpp>
-#include <boost/beast/http/string_body.hpp>
+#include <string>
 
 #include "common/http.h"
 #include "common/transport.h"
@@ -12,10 +10,9 @@
 namespace sigmacast::http {
 
 struct Upgrade {
-    Transport transport;                 // To be moved from when taken over.
-    boost::beast::flat_buffer buffered;  // Bytes read past the request.
-    boost::beast::http::request<boost::beast::http::string_body> message;
-    Request request;  // The same, as a handler sees it.
+    Transport transport;  // To be moved from when taken over.
+    std::string early;    // Bytes read past the request.
+    const Request& request;
 };
 
 }  // namespace sigmacast::http

@@ -113,6 +113,35 @@ class Transport {
         return -1;
     }
 
+    /// As recv(2) without blocking; 0 is the end. Where it says EAGAIN, async_wait_input() tells
+    /// when to try again. What came through TLS may be followed by more that the socket knows
+    /// nothing of: to be called until it says so.
+    ssize_t receive(void* into, std::size_t size) {
+        if (!tls_) {
+            return ::recv(socket_.native_handle(), into, size, MSG_DONTWAIT);
+        }
+        if (!socket_.is_open()) {
+            errno = EBADF;
+            return -1;
+        }
+        const auto outcome = tls_->read(into, size);
+        if (outcome.bytes > 0) {
+            return static_cast<ssize_t>(outcome.bytes);
+        }
+        if (outcome.error == boost::asio::error::eof) {
+            return 0;
+        }
+        input_wants_write_ = outcome.wants == tls::Session::Wants::kWrite;
+        errno = outcome.wants == tls::Session::Wants::kNothing ? EPIPE : EAGAIN;
+        return -1;
+    }
+    /// Calls done(ErrorCode), never at once.
+    template <class Done>
+    void async_wait_input(Done done) {
+        socket_.async_wait(input_wants_write_ ? Socket::wait_write : Socket::wait_read,
+                           std::move(done));
+    }
+
     /// Nothing will follow: tells the peer, and with shutdown_send() the kernel, too.
     void close_notify() {
         if (tls_ && socket_.is_open()) {
@@ -176,6 +205,7 @@ class Transport {
 
     Socket socket_;
     std::unique_ptr<tls::Session> tls_;
+    bool input_wants_write_ = false;  // TLS has to send something before it can go on reading.
 };
 
 }  // namespace sigmacast

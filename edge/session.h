@@ -34,6 +34,8 @@
 
 namespace sigmacast::edge {
 
+class Client;  // wire_impl.h
+
 /// Close codes: 40xx stop and show, 41xx back off, 42xx wait the hint and resume, 43xx renew
 /// something and reconnect.
 inline constexpr std::uint16_t kCloseGoingAway = 1001;  // Of plain sessions.
@@ -111,6 +113,7 @@ class Session {
     Tally::Seat seat;  // Among the connections of its user, where a message has brought the token.
     std::vector<std::unique_ptr<Resume>> resumes = {};  // The Hub's: what it has yet to be sent.
     std::uint64_t number = 0;                           // The Hub's: of its arrival.
+    Client* client = nullptr;                           // The Wire's: whose it is.
     bool touched = false;  // The Hub's: something was queued since the last take_touched().
 
     void send_control(Bytes frame);

@@ -60,7 +60,7 @@ class EventStream final : public Client, public std::enable_shared_from_this<Eve
           user_(wire.hub.seat_for(grant_)),
           transport_(std::move(upgrade.transport)),
           head_only_(upgrade.request.method == "HEAD"),
-          ignored_(upgrade.buffered.size()) {
+          ignored_(upgrade.early.size()) {
         http::Response head{.body = {}, .content_type = "text/event-stream"};
         head.headers = stream_headers();
         add_answer_headers(head, upgrade.request, wire.options.cors_origins);
@@ -85,7 +85,7 @@ class EventStream final : public Client, public std::enable_shared_from_this<Eve
         outbox_.append(std::make_shared<std::string>(
             std::move(head_) + "retry: " + std::to_string(retry.count()) + "\n\n"));
         session_ = &wire_.hub.open(Dialect::kV1, now, std::move(grant_));
-        wire_.by_session.emplace(session_, this);
+        session_->client = this;
         wire_.hub.receive(*session_, asked_.subscribe(), now);
         asked_ = {};
         read();
@@ -256,7 +256,7 @@ class EventStream final : public Client, public std::enable_shared_from_this<Eve
         done_ = failed_ = true;
         transport_.close();
         --wire_.streams;
-        wire_.remove(this, std::exchange(session_, nullptr));
+        wire_.remove(*this, std::exchange(session_, nullptr));
     }
 
     Wire::Impl& wire_;

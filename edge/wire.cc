@@ -1,27 +1,25 @@
 #include "edge/wire.h"
 
+#include <malloc.h>
+#include <openssl/evp.h>
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <array>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/post.hpp>
-#include <boost/beast/core/bind_handler.hpp>
-#include <boost/beast/core/flat_buffer.hpp>
-#include <boost/beast/core/stream_traits.hpp>
 #include <boost/beast/http/rfc7230.hpp>
-#include <boost/beast/websocket/rfc6455.hpp>
-#include <boost/beast/websocket/stream.hpp>
 #include <cctype>
 #include <cerrno>
-#include <cstring>
-#include <functional>
 #include <set>
-#include <unordered_map>
+#include <span>
+#include <stdexcept>
 
 #include "common/log.h"
 #include "edge/outbox.h"
 #include "edge/sse.h"
+#include "edge/websocket.h"
 #include "edge/wire_impl.h"
 
 namespace sigmacast::edge {
@@ -29,181 +27,27 @@ namespace {
 
 namespace asio = boost::asio;
 namespace beast = boost::beast;
-namespace websocket = beast::websocket;
 using tcp = asio::ip::tcp;
 using error_code = boost::system::error_code;
 
 constexpr std::string_view kSubprotocol = "sigmacast.v1.json";
+constexpr std::uint16_t kCloseTooBig = 1009;  // RFC 6455 7.4.1.
 constexpr Millis kSweep{500};
+constexpr std::size_t kGiveBackMin = 500;  // Clients that must have left for it to be worth it.
 constexpr Millis kPongSlack{2'000};  // Nobody is given up before a ping had time to be answered.
 
-/// Beast answers any code from 3000 on with the same; those that no RFC knows are 1002.
-void mend_close(std::string& frame) {
-    static constexpr std::uint16_t kCodeMax = 4999;  // RFC 6455 7.4.2.
-    if (frame.size() >= 4 && static_cast<unsigned char>(frame[0]) == 0x88) {
-        const auto high = static_cast<unsigned char>(frame[2]);
-        const auto low = static_cast<unsigned char>(frame[3]);
-        if ((high << 8 | low) > kCodeMax) {
-            frame[2] = static_cast<char>(websocket::close_code::protocol_error >> 8);
-            frame[3] = static_cast<char>(websocket::close_code::protocol_error & 0xff);
-        }
+/// RFC 6455 4.2.2: what says that the key was read.
+std::string accept_key(std::string_view key) {
+    static const EVP_MD* const kSha1 = EVP_MD_fetch(nullptr, "SHA1", nullptr);
+    const std::string text = std::string(key) + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+    std::array<unsigned char, 20> hash{};
+    unsigned size = 0;
+    if (EVP_Digest(text.data(), text.size(), hash.data(), &size, kSha1, nullptr) != 1) {
+        throw std::runtime_error("SHA-1 failed: this OpenSSL is configured without it");
     }
-}
-
-/// The layer below Beast's WebSocket: reads pass through, writes go to the outbox. A write
-/// completes when its bytes have left, so that a peer that floods pings and does not read stops
-/// being read from.
-class OutboxStream {
- public:
-    using executor_type = tcp::socket::executor_type;
-    using next_layer_type = tcp::socket;
-
-    OutboxStream(Transport transport, beast::flat_buffer buffered, WireCounters& counters)
-        : transport_(std::move(transport)), buffered_(std::move(buffered)), counters_(counters) {}
-
-    executor_type get_executor() noexcept { return transport_.get_executor(); }
-    tcp::socket& next_layer() { return transport_.next_layer(); }
-    const tcp::socket& next_layer() const { return transport_.next_layer(); }
-    Transport& transport() { return transport_; }
-    Outbox& outbox() { return outbox_; }
-
-    std::weak_ptr<void> owner;        // Kept alive while the socket is waited for.
-    std::function<void()> on_room;    // The outbox was full and has room again.
-    std::function<void()> on_failed;  // Once, later: nobody may be reading, to notice.
-    std::function<void(std::size_t)> on_fragments;  // So many frames that end no message have come.
-
-    template <class Buffers, class Handler>
-    auto async_read_some(const Buffers& buffers, Handler&& handler) {
-        return asio::async_initiate<Handler, void(error_code, std::size_t)>(
-            [this](auto token, const Buffers& into) {
-                if (buffered_.size() == 0) {
-                    transport_.async_read_some(into, [this, into, then = std::move(token)](
-                                                         error_code ec, std::size_t n) mutable {
-                        scan(into, n);
-                        then(ec, n);
-                    });
-                    return;
-                }
-                const std::size_t n = asio::buffer_copy(into, buffered_.data());
-                buffered_.consume(n);
-                scan(into, n);
-                asio::post(get_executor(), beast::bind_handler(std::move(token), error_code{}, n));
-            },
-            handler, buffers);
-    }
-
-    template <class Buffers, class Handler>
-    auto async_write_some(const Buffers& buffers, Handler&& handler) {
-        return asio::async_initiate<Handler, void(error_code, std::size_t)>(
-            [this](auto token, const Buffers& from) { write(std::move(token), from); }, handler,
-            buffers);
-    }
-
-    /// Sends as much as the socket takes; waits for room where it takes no more.
-    void flush() {
-        if (!failed_ && !waiting_) {
-            if (const error_code ec = send_waiting(outbox_, transport_, counters_)) {
-                ec == asio::error::would_block ? wait() : fail(ec);
-            }
-        }
-        complete({});
-    }
-
-    void fail(error_code ec) {
-        if (!failed_) {
-            failed_ = true;
-            error_code ignored;
-            next_layer().shutdown(tcp::socket::shutdown_both, ignored);  // A pending read ends.
-            complete(ec);
-            if (auto keep = owner.lock()) {
-                asio::post(get_executor(), [this, keep] { on_failed(); });
-            }
-        }
-    }
-
- private:
-    struct Pending {
-        std::uint64_t until = 0;  // Done when the outbox has sent so many bytes.
-        std::function<void(error_code)> done;
-    };
-
-    /// What has just been read into the first `size` bytes. What came with the request, too: this
-    /// layer is there from the first frame on.
-    template <class Buffers>
-    void scan(const Buffers& into, std::size_t size) {
-        std::size_t fragments = 0;
-        for (auto part = asio::buffer_sequence_begin(into);
-             size > 0 && part != asio::buffer_sequence_end(into); ++part) {
-            const asio::mutable_buffer bytes = asio::buffer(asio::mutable_buffer(*part), size);
-            fragments += scan_.feed(static_cast<const unsigned char*>(bytes.data()), bytes.size());
-            size -= bytes.size();
-        }
-        if (fragments > 0) {
-            on_fragments(fragments);
-        }
-    }
-
-    template <class Token, class Buffers>
-    void write(Token token, const Buffers& from) {
-        auto bytes = std::make_shared<std::string>();
-        bytes->resize(asio::buffer_size(from));
-        asio::buffer_copy(asio::buffer(*bytes), from);
-        mend_close(*bytes);
-        const std::size_t n = bytes->size();
-        auto handler = std::make_shared<Token>(std::move(token));
-        const bool taken = !failed_ && outbox_.append(std::move(bytes));
-        pending_.push_back(
-            {outbox_.appended(), [handler, n, this](error_code ec) {
-                 asio::post(get_executor(),
-                            beast::bind_handler(std::move(*handler), ec, ec ? std::size_t{0} : n));
-             }});
-        if (!taken) {
-            complete(asio::error::broken_pipe);
-            return;
-        }
-        flush();
-    }
-
-    void complete(error_code ec) {
-        while (!pending_.empty() && (ec || outbox_.sent() >= pending_.front().until)) {
-            auto done = std::move(pending_.front().done);
-            pending_.erase(pending_.begin());
-            done(ec);
-        }
-    }
-
-    void wait() {
-        waiting_ = true;
-        next_layer().async_wait(tcp::socket::wait_write,
-                                [this, keep = owner.lock()](error_code ec) {
-                                    waiting_ = false;
-                                    if (ec) {
-                                        fail(ec);
-                                        return;
-                                    }
-                                    flush();
-                                    if (on_room && outbox_.room() > 0) {
-                                        on_room();
-                                    }
-                                });
-    }
-
-    Transport transport_;
-    beast::flat_buffer buffered_;
-    WireCounters& counters_;
-    Outbox outbox_;
-    std::vector<Pending> pending_;
-    FragmentScan scan_;
-    bool waiting_ = false;
-    bool failed_ = false;
-};
-
-/// Found by Beast when a WebSocket ends: the close frame has left by then, since its write has
-/// completed.
-template <class Handler>
-void async_teardown(beast::role_type role, OutboxStream& stream, Handler&& handler) {
-    stream.transport().close_notify();
-    websocket::async_teardown(role, stream.next_layer(), std::forward<Handler>(handler));
+    std::array<unsigned char, 29> base64{};
+    const int length = EVP_EncodeBlock(base64.data(), hash.data(), static_cast<int>(size));
+    return {reinterpret_cast<const char*>(base64.data()), static_cast<std::size_t>(length)};
 }
 
 bool is_token(std::string_view text) {
@@ -264,19 +108,6 @@ bool good_protocols(std::string_view list) {
     return true;
 }
 
-/// Of a text whose characters are good: whether the last one is not whole.
-bool ends_within_character(std::string_view text) {
-    const auto last = std::find_if(text.rbegin(), text.rend(), [](char c) {
-        return (static_cast<unsigned char>(c) & 0xc0u) != 0x80;
-    });
-    if (last == text.rend()) {
-        return false;
-    }
-    const auto lead = static_cast<unsigned char>(*last);
-    const std::ptrdiff_t bytes = lead < 0xc0 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
-    return last - text.rbegin() + 1 < bytes;
-}
-
 /// 16 or (the desktop client's) 18 bytes in base64: 24 characters.
 bool good_key(std::string_view key) {
     if (key.size() != 24) {
@@ -302,8 +133,8 @@ bool good_parameter(std::string_view text) {
     return is_token(trimmed(text.substr(0, equals))) && is_token(value);
 }
 
-/// A list of extensions with their parameters (RFC 6455 9.1), of which none is used here. Beast
-/// passes over what is malformed; the RFC has the handshake fail. Empty elements are allowed.
+/// A list of extensions with their parameters (RFC 6455 9.1), of which none is used here. What is
+/// malformed has the handshake fail. Empty elements are allowed.
 bool good_extensions(std::string_view list) {
     while (!list.empty()) {
         const std::size_t comma = std::min(list.find(','), list.size());
@@ -378,6 +209,9 @@ std::optional<http::Response> refuse_upgrade(const http::Request& request,
         !has_token(list_of(request, "connection"), "upgrade") || key.empty() ||
         request.header("sec-websocket-version") != "13") {
         return refusal(426, "Upgrade Required");
+    }
+    if (request.version < 11) {
+        return refusal(400, "a WebSocket needs HTTP/1.1");
     }
     for (const char* name : {"host", "sec-websocket-key", "sec-websocket-version"}) {
         if (lines_of(request, name) != 1) {  // RFC 9112 3.2, RFC 6455 11.3.
@@ -466,23 +300,26 @@ Wire::Impl::Impl(Loop& on, Hub& to, WireOptions with, Random from)
 }
 
 void Wire::Impl::add(std::shared_ptr<Client> client) {
-    clients.emplace(client.get(), client);
+    client->index = clients.size();
+    clients.push_back(client);
+    most_clients = std::max(most_clients, clients.size());
     client->start();
 }
 
-void Wire::Impl::remove(const Client* client, Session* session) {
+void Wire::Impl::remove(const Client& client, Session* session) {
     if (session) {
-        by_session.erase(session);
         hub.close(*session);
     }
-    clients.erase(client);
+    const std::size_t index = client.index;
+    std::swap(clients[index], clients.back());
+    clients[index]->index = index;
+    clients.pop_back();  // Whoever calls keeps it until it returns.
 }
 
 void Wire::Impl::flush_touched() {
     for (Session* session : hub.take_touched()) {
-        const auto client = by_session.find(session);
-        if (client != by_session.end()) {
-            client->second->pump();
+        if (session->client) {
+            session->client->pump();
         }
     }
 }
@@ -499,57 +336,42 @@ void Wire::Impl::flush_later() {
 
 namespace {
 
+/// The answer to a good handshake.
+std::string switching_head(const http::Request& request, bool v1) {
+    std::string head =
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
+        "Sec-WebSocket-Accept: ";
+    head += accept_key(request.header("sec-websocket-key"));
+    head.append("\r\nServer: ").append(kServerName).append("\r\nVary: Origin\r\n");
+    if (v1) {
+        head.append("Sec-WebSocket-Protocol: ").append(kSubprotocol).append("\r\n");
+    }
+    return head + "\r\n";
+}
+
+/// It reads while its session wants that and its pongs have left, so that a peer which floods and
+/// does not read stops being read from.
 class Connection final : public Client, public std::enable_shared_from_this<Connection> {
  public:
-    Connection(Wire::Impl& wire, http::Upgrade& upgrade, std::optional<Grant> grant)
+    Connection(Wire::Impl& wire, http::Upgrade& upgrade, std::optional<Grant> grant, Now now)
         : wire_(wire),
-          grant_(std::move(grant)),
           address_(wire.addresses.take(http::address_key(upgrade.request.peer))),
-          user_(grant_ ? wire.hub.seat_for(*grant_) : Tally::Seat{}),
-          ws_(std::move(upgrade.transport), std::move(upgrade.buffered), wire.counters),
-          request_(std::move(upgrade.message)),
-          v1_(offers(list_of(upgrade.request, "sec-websocket-protocol"), kSubprotocol)) {
-        // Beast looks at the first line of each, and both have been checked.
-        request_.set(beast::http::field::upgrade, "websocket");
-        request_.set(beast::http::field::connection, "Upgrade");
+          user_(grant ? wire.hub.seat_for(*grant) : Tally::Seat{}),
+          transport_(std::move(upgrade.transport)),
+          reader_(wire.options.message_bytes_max),
+          unread_(std::move(upgrade.early)),
+          heard_(now.mono) {
+        const bool v1 = offers(list_of(upgrade.request, "sec-websocket-protocol"), kSubprotocol);
+        append(switching_head(upgrade.request, v1));
+        session_ = &wire.hub.open(v1 ? Dialect::kV1 : Dialect::kLegacy, now, std::move(grant));
+        session_->client = this;
+        uptake_.start(now.mono);
+        schedule_ping(now);
     }
 
     void start() override {
-        opening_ = !grant_;
-        wire_.opening += opening_ ? 1u : 0u;
-        layer().owner = weak_from_this();
-        layer().on_room = [this] { pump(); };
-        layer().on_failed = [this] { finish(); };
-        layer().on_fragments = [this](std::size_t fragments) {
-            if (session_) {
-                count_frames(fragments);
-            }
-        };
-        error_code ignored;
-        layer().next_layer().set_option(tcp::no_delay(true), ignored);
-        ws_.set_option(
-            websocket::stream_base::timeout{Seconds(10), websocket::stream_base::none(), false});
-        ws_.read_message_max(wire_.options.message_bytes_max);
-        ws_.auto_fragment(false);
-        ws_.set_option(
-            websocket::stream_base::decorator([v1 = v1_](websocket::response_type& response) {
-                response.set(beast::http::field::server, kServerName);
-                response.set(beast::http::field::vary, "Origin");
-                if (v1) {
-                    response.set(beast::http::field::sec_websocket_protocol, kSubprotocol);
-                }
-            }));
-        ws_.control_callback([this](websocket::frame_type kind, beast::string_view) {
-            heard_ = system_now().mono;
-            if (kind == websocket::frame_type::pong) {
-                ever_ponged_ = true;
-            }
-            if (session_ && kind != websocket::frame_type::close) {
-                count_frames(1);
-            }
-        });
-        ws_.async_accept(request_,
-                         [self = shared_from_this()](error_code ec) { self->on_accepted(ec); });
+        ++wire_.counters.accepted;
+        pump();
     }
 
     /// Moves what waits in the session to the outbox, as much as has room, and sends it in one
@@ -561,23 +383,16 @@ class Connection final : public Client, public std::enable_shared_from_this<Conn
         const auto keep = shared_from_this();
         const Now now = system_now();
         bool more = true;
-        while (more && !layer().outbox().closed()) {
+        while (more && !outbox_.closed()) {
             more = false;
-            const Outbox& outbox = layer().outbox();
-            const auto frames = outbox.room() > 0
-                                    ? session_->take(outbox.room(), now, outbox.bytes_room())
-                                    : std::vector<Bytes>{};
-            for (const Bytes& frame : frames) {
-                layer().outbox().append(frame);
-            }
-            layer().flush();
-            more = !frames.empty() && !session_->idle();
+            const bool filled = fill(now);
+            flush();
+            more = filled && !session_->idle();
         }
         if (session_->closing()) {
             close_when_sent(now);
-        } else {
-            read_if_wanted();
         }
+        read_if_wanted();
     }
 
     void sweep(Now now) override {
@@ -585,7 +400,7 @@ class Connection final : public Client, public std::enable_shared_from_this<Conn
             abort();
             return;
         }
-        if (!session_ || session_->closing()) {
+        if (ended_ || session_->closing()) {
             return;
         }
         const Millis patience =
@@ -596,139 +411,197 @@ class Connection final : public Client, public std::enable_shared_from_this<Conn
             close_when_sent(now);
             return;
         }
-        if (uptake_.stalled(layer().outbox(), now.mono) > wire_.options.write_timeout) {
+        if (uptake_.stalled(outbox_, now.mono) > wire_.options.write_timeout) {
             wire_.hub.drop_slow(*session_, now);
             close_when_sent(now);
             return;
         }
-        if (next_ping_ <= now.mono && !pinging_) {
-            pinging_ = true;
+        if (next_ping_ <= now.mono && outbox_.sent() >= pinged_) {
             schedule_ping(now);
-            ws_.async_ping({}, [self = shared_from_this()](error_code) { self->pinging_ = false; });
+            append(ping_frame());
+            pinged_ = outbox_.appended();
+            flush();
         }
     }
 
-    void abort() override { layer().fail(asio::error::connection_aborted); }
+    void abort() override {
+        if (!failed_) {
+            failed_ = true;
+            error_code ignored;
+            transport_.next_layer().shutdown(tcp::socket::shutdown_both, ignored);
+            asio::post(transport_.get_executor(), [self = shared_from_this()] { self->finish(); });
+        }
+    }
 
  private:
-    OutboxStream& layer() { return ws_.next_layer(); }
+    void append(std::string bytes) {
+        outbox_.append(std::make_shared<const std::string>(std::move(bytes)));
+    }
+
+    /// Whether anything was moved.
+    bool fill(Now now) {
+        if (outbox_.closed() || outbox_.room() == 0) {
+            return false;
+        }
+        auto frames = session_->take(outbox_.room(), now, outbox_.bytes_room());
+        for (Bytes& frame : frames) {
+            outbox_.append(std::move(frame));
+        }
+        return !frames.empty();
+    }
 
     void schedule_ping(Now now) {
         const Millis interval = wire_.options.ping_interval;
         next_ping_ = now.mono + interval - interval / 10 + wire_.random.upto(interval / 10);
     }
 
-    void on_accepted(error_code ec) {
-        request_ = {};  // A token may be in it.
-        opened();
-        if (ec || done_) {
-            finish();
+    /// Sends as much as the socket takes; waits for room where it takes no more.
+    void flush() {
+        if (!failed_ && !waiting_) {
+            if (const error_code ec = send_waiting(outbox_, transport_, wire_.counters)) {
+                ec == asio::error::would_block ? wait_for_room() : abort();
+            }
+        }
+        if (ended_ && !shut_ && outbox_.empty()) {
+            shut_ = true;  // RFC 6455 7.1.1: the server first; the peer's end follows.
+            transport_.shutdown_send();
+        }
+    }
+
+    void wait_for_room() {
+        waiting_ = true;
+        transport_.next_layer().async_wait(tcp::socket::wait_write,
+                                           [self = shared_from_this()](error_code ec) {
+                                               self->waiting_ = false;
+                                               self->on_room(ec);
+                                           });
+    }
+
+    void on_room(error_code ec) {
+        if (done_) {
             return;
         }
-        ++wire_.counters.accepted;
-        const Now now = system_now();
-        if (wire_.options.before_input) {
-            wire_.options.before_input(now);
+        if (ec) {
+            abort();
+            return;
         }
-        heard_ = now.mono;
-        uptake_.start(now.mono);
-        schedule_ping(now);
-        session_ = &wire_.hub.open(v1_ ? Dialect::kV1 : Dialect::kLegacy, now, std::move(grant_));
-        wire_.by_session.emplace(session_, this);
-        pump();
+        flush();
+        if (outbox_.room() > 0) {
+            pump();
+        }
     }
 
-    void opened() {
-        wire_.opening -= opening_ ? 1u : 0u;
-        opening_ = false;
-    }
-
-    void read() {
-        reading_ = true;
-        ws_.async_read(buffer_, [self = shared_from_this()](error_code ec, std::size_t) {
-            self->on_read(ec);
-        });
+    [[nodiscard]] bool may_read() const {
+        return ended_ ||
+               ((session_->wants_reading() || session_->closing()) && outbox_.sent() >= ponged_);
     }
 
     void read_if_wanted() {
-        if (reading_) {
+        if (reading_ || failed_ || done_) {
             return;
         }
-        const bool wanted = session_->wants_reading();
+        const bool wanted = may_read();
         wire_.counters.not_read_from += paused_ || wanted ? 0u : 1u;
         paused_ = !wanted;
-        if (wanted) {
-            read();
-        }
-    }
-
-    void count_frames(std::size_t frames) {
-        wire_.hub.count_frames(*session_, frames, system_now());
-        if (session_->closing()) {
-            flush_later();
-        }
-    }
-
-    void count_failure(error_code ec) {
-        if (ec == websocket::error::message_too_big) {
-            ++wire_.counters.too_large;
-        } else if (ec == websocket::condition::protocol_violation) {
-            ++wire_.counters.protocol_errors;
-        }
-    }
-
-    void on_read(error_code ec) {
-        const Now now = system_now();
-        if (!ec && wire_.options.before_input) {
-            wire_.options.before_input(now);  // Before another read may begin.
-        }
-        reading_ = false;
-        if (ec) {
-            count_failure(ec);
-            finish();
+        if (!wanted) {
             return;
         }
-        heard_ = now.mono;
-        if (session_ && !session_->closing()) {
-            const auto data = buffer_.data();
-            const std::string_view text(static_cast<const char*>(data.data()), data.size());
-            if (ws_.got_text() && ends_within_character(text)) {
-                // Beast misses it where the last frame is an empty one.
-                ++wire_.counters.protocol_errors;
-                session_->close({websocket::close_code::bad_payload, ""});
-                close_when_sent(now);
-            } else {
-                wire_.hub.receive(*session_, text, now);
-            }
+        reading_ = true;
+        if (unread_.empty() && !may_hold_more_) {
+            transport_.async_wait_input(
+                [self = shared_from_this()](error_code ec) { self->read(ec); });
+        } else {
+            asio::post(transport_.get_executor(), [self = shared_from_this()] { self->read({}); });
         }
-        buffer_.consume(buffer_.size());
-        if (session_ && session_->closing() && !reading_) {
-            read();  // For the peer's close frame.
-        }
-        flush_later();
     }
 
-    void flush_later() {
-        wire_.flush_later();
-        if (session_) {
-            read_if_wanted();
+    /// One turn: what had to wait, or what one call brings.
+    void read(error_code ec) {
+        if (done_ || failed_) {
+            return;  // It is about to leave.
         }
+        std::string kept = std::exchange(unread_, {});
+        std::span<char> input = kept;
+        if (kept.empty()) {
+            const ssize_t n = ec ? -1 : transport_.receive(wire_.input.data(), wire_.input.size());
+            const bool later = n < 0 && !ec && (errno == EAGAIN || errno == EINTR);
+            if (n <= 0 && !later) {
+                finish();
+                return;
+            }
+            input = std::span(wire_.input).first(n > 0 ? static_cast<std::size_t>(n) : 0);
+            may_hold_more_ = n > 0 && transport_.tls();
+        }
+        if (!input.empty() && !ended_) {
+            const Now now = system_now();
+            if (wire_.options.before_input) {
+                wire_.options.before_input(now);
+            }
+            hear(input, now);
+            unread_.assign(input.data(), input.size());
+            wire_.flush_later();
+        }
+        reading_ = false;
+        read_if_wanted();
+    }
+
+    /// Until it may not be read from; what is left of the input is for later.
+    void hear(std::span<char>& input, Now now) {
+        using Kind = WebSocketReader::Kind;
+        while (may_read() && !failed_) {
+            const WebSocketReader::Item item = reader_.next(input);
+            if (item.kind == Kind::kMore) {
+                return;
+            }
+            if (item.kind == Kind::kBad || item.kind == Kind::kClose) {
+                if (item.kind == Kind::kBad) {
+                    ++(item.code == kCloseTooBig ? wire_.counters.too_large
+                                                 : wire_.counters.protocol_errors);
+                }
+                input = {};
+                end(item.code, now);
+                return;
+            }
+            heard_ = item.kind == Kind::kFragment ? heard_ : now.mono;
+            if (item.kind == Kind::kText || item.kind == Kind::kBinary) {
+                if (!session_->closing()) {
+                    wire_.hub.receive(*session_, item.payload, now);
+                }
+            } else {
+                wire_.hub.count_frames(*session_, 1, now);
+                ever_ponged_ = ever_ponged_ || item.kind == Kind::kPong;
+                if (item.kind == Kind::kPing) {
+                    fill(now);  // What came before it has been answered before it.
+                    append(pong_frame(item.payload));
+                    ponged_ = outbox_.appended();
+                    flush();
+                }
+            }
+        }
+    }
+
+    /// The peer has ended it, or has to be told that it failed. Nothing that comes is looked at any
+    /// more.
+    void end(std::uint16_t code, Now now) {
+        ended_ = true;
+        close_by_ =
+            std::min(close_by_.value_or(Mono::max()), now.mono + wire_.options.close_timeout);
+        fill(now);                  // The answers to what came before,
+        append(close_frame(code));  // and this, unless one has gone before.
+        flush();
     }
 
     void close_when_sent(Now now) {
         if (!close_by_) {
             close_by_ = now.mono + wire_.options.close_timeout;
         }
-        if (closing_ || !session_->idle()) {
+        if (outbox_.closed() || !session_->idle()) {
             return;
         }
-        closing_ = true;
         const Session::Close& why = *session_->closing();
-        ws_.async_close({static_cast<websocket::close_code>(why.code), why.reason},
-                        [self = shared_from_this()](error_code) { self->finish(); });
-        if (!reading_) {
-            read();
-        }
+        append(close_frame(why.code, why.reason));
+        flush();
+        read_if_wanted();  // For the peer's close frame.
     }
 
     void finish() {
@@ -736,30 +609,30 @@ class Connection final : public Client, public std::enable_shared_from_this<Conn
             return;
         }
         done_ = true;
-        opened();
-        error_code ignored;
-        layer().fail(asio::error::operation_aborted);
-        layer().next_layer().close(ignored);
-        wire_.remove(this, std::exchange(session_, nullptr));
+        transport_.close();
+        wire_.remove(*this, std::exchange(session_, nullptr));
     }
 
     Wire::Impl& wire_;
-    std::optional<Grant> grant_;  // Until it is the session's.
     Tally::Seat address_;
     Tally::Seat user_;  // Where the request has brought the token.
-    websocket::stream<OutboxStream, false> ws_;
-    beast::http::request<beast::http::string_body> request_;
-    beast::flat_buffer buffer_;
+    Transport transport_;
+    Outbox outbox_;
+    WebSocketReader reader_;
+    std::string unread_;  // What had come when it was not to be read from any more.
     Session* session_ = nullptr;
-    bool v1_ = false;
-    bool opening_ = false;
-    bool reading_ = false;
+    std::uint64_t ponged_ = 0;  // As the outbox counts: up to the last pong,
+    std::uint64_t pinged_ = 0;  // and the last ping.
+    bool reading_ = false;      // Something is on its way that ends in read().
+    bool may_hold_more_ = false;
     bool paused_ = false;
-    bool pinging_ = false;
+    bool waiting_ = false;  // For room in the socket.
     bool ever_ponged_ = false;
-    bool closing_ = false;
+    bool ended_ = false;
+    bool shut_ = false;
+    bool failed_ = false;
     bool done_ = false;
-    Mono heard_{};
+    Mono heard_;
     Uptake uptake_;
     Mono next_ping_{};
     std::optional<Mono> close_by_;
@@ -769,15 +642,20 @@ class Connection final : public Client, public std::enable_shared_from_this<Conn
 
 void Wire::Impl::sweep_all() {
     const Now now = system_now();
-    std::vector<std::shared_ptr<Client>> all;
-    all.reserve(clients.size());
-    for (const auto& [key, client] : clients) {
-        all.push_back(client);
+    for (std::size_t i = 0; i < clients.size(); ++i) {
+        clients[i]->sweep(now);  // None leaves, or comes, within it.
     }
-    for (const auto& client : all) {
-        client->sweep(now);
-    }
+    give_back_memory();
     sweep.set(now.mono + kSweep);
+}
+
+/// glibc keeps what many clients had until somebody asks. Each time at least half of them have
+/// left, so that it is asked a few times for as many clients as there ever are.
+void Wire::Impl::give_back_memory() {
+    if (clients.size() + kGiveBackMin <= most_clients && clients.size() * 2 <= most_clients) {
+        most_clients = clients.size();
+        ::malloc_trim(0);
+    }
 }
 
 Wire::Wire(Loop& loop, Hub& hub, WireOptions options, Random random)
@@ -800,7 +678,11 @@ bool Wire::accept(http::Upgrade& upgrade) {
         impl_->add(make_event_stream(*impl_, upgrade, std::move(*grant),
                                      *read_events_request(upgrade.request)));
     } else {
-        impl_->add(std::make_shared<Connection>(*impl_, upgrade, std::move(grant)));
+        const Now now = system_now();
+        if (impl_->options.before_input) {
+            impl_->options.before_input(now);
+        }
+        impl_->add(std::make_shared<Connection>(*impl_, upgrade, std::move(grant), now));
     }
     return true;
 }
@@ -855,7 +737,7 @@ std::optional<http::Response> Wire::refuse(const http::Request& request,
     if (events) {
         return grant ? denied_events(request, *grant) : unauthorized("");
     }
-    if (!grant && impl_->opening + impl_->hub.waiting() >= impl_->options.waiting_max) {
+    if (!grant && impl_->hub.waiting() >= impl_->options.waiting_max) {
         ++counters.waiting_full;
         return try_later("too many connections have not sent their token yet");
     }
@@ -867,9 +749,8 @@ void Wire::flush() {
 }
 
 void Wire::abort_all() {
-    const auto all = impl_->clients;
-    for (const auto& [key, client] : all) {
-        client->abort();
+    for (const auto& client : impl_->clients) {
+        client->abort();  // They leave later.
     }
 }
 

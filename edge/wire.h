@@ -1,10 +1,10 @@
 // The clients of an edge: the handshake's rules, and one connection's reading and writing for each
 // Session. What is said here is of WebSockets; event streams (sse.h) have the same limits.
 //
-// Beast does handshake, reads, pongs and the close; everything it writes goes into the connection's
-// outbox, whole, and so do the shared frames of the Hub (outbox.h). All that waits for a client
-// leaves in one system call. A connection whose socket is full waits for room by itself; nobody
-// else does.
+// All frames for a client, those that answer it (pongs, close) and those that the Hub shares, go
+// into its outbox, whole (outbox.h); what it sends is read by websocket.h. All that waits for a
+// client leaves in one system call. A connection whose socket is full waits for room by itself;
+// nobody else does.
 //
 // Runs on: the loop. It decides nothing about topics or state. Bounds: clients_max connections; an
 // outbox of 64 frames and 256 KiB (or one frame) each, beyond which frames stay in the Session,

@@ -7,7 +7,7 @@
 #include <cstddef>
 #include <memory>
 #include <string>
-#include <unordered_map>
+#include <vector>
 
 #include "common/http_upgrade.h"
 #include "common/tally.h"
@@ -33,6 +33,8 @@ class Client {
     virtual void sweep(Now now) = 0;
     /// Without ceremony; it leaves the registry later.
     virtual void abort() = 0;
+
+    std::size_t index = 0;  // In the registry.
 };
 
 /// Gives the socket what waits, as much as it takes. No error: all of it has left; would_block: the
@@ -45,25 +47,28 @@ struct Wire::Impl {
 
     void add(std::shared_ptr<Client> client);
     /// `session`: null where it has none.
-    void remove(const Client* client, Session* session);
+    void remove(const Client& client, Session* session);
     /// Sends what was queued for anyone.
     void flush_touched();
     /// After everything that this turn of the loop has brought, so that answers leave together.
     void flush_later();
     void sweep_all();
+    void give_back_memory();
 
     Loop& loop;
     Hub& hub;
     WireOptions options;
     Random random;
     WireCounters counters;
-    std::unordered_map<const Client*, std::shared_ptr<Client>> clients;
-    std::unordered_map<const Session*, Client*> by_session;
-    std::size_t opening = 0;  // Without a grant, and not the Hub's yet.
-    std::size_t streams = 0;  // Of the clients, those that are event streams.
+    std::vector<std::shared_ptr<Client>> clients;
+    std::size_t most_clients = 0;  // Since memory was given back.
+    std::size_t streams = 0;       // Of the clients, those that are event streams.
     Tally addresses;
     Timer sweep;
     bool flush_posted = false;
+    /// What has just come from one client. Nobody keeps it: all of it is looked at, or copied,
+    /// before another one is read from.
+    std::array<char, 16u << 10> input;
 };
 
 }  // namespace sigmacast::edge

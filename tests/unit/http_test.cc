@@ -645,9 +645,8 @@ TEST_F(HttpTest, AnUpgradeIsOfferedToTheHookWithWhatWasReadBeyondIt) {
               if (upgrade.request.path != "/ws") {
                   return false;
               }
-              const auto data = upgrade.buffered.data();
-              buffered.assign(static_cast<const char*>(data.data()), data.size());
-              EXPECT_EQ(upgrade.message["Upgrade"], "WebSocket");
+              buffered = upgrade.early;
+              EXPECT_EQ(upgrade.request.header("upgrade"), "WebSocket");
               taken =
                   std::make_unique<Transport::Socket>(std::move(upgrade.transport.next_layer()));
               taken->send(boost::asio::buffer("taken", 5));

@@ -1,10 +1,7 @@
-// What counts, purely: the rate of a client's frames, fragments, and who has how many connections.
+// What counts, purely: the rate of a client's frames, and who has how many connections.
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <string>
 #include <utility>
-#include <vector>
 
 #include "common/tally.h"
 #include "edge/rate.h"
@@ -53,41 +50,6 @@ TEST(RateLimit, WhoStopsIsForgivenBitByBitAndNeverHasMoreThanABurst) {
 TEST(RateLimit, ZeroIsNoLimit) {
     RateLimit rate(0);
     EXPECT_EQ(count(rate, 100'000, Verdict::kFine, Millis{0}), 100'000);
-}
-
-std::string frame(unsigned first, std::size_t size) {
-    std::string bytes(1, static_cast<char>(first));
-    const auto add = [&](std::size_t value, int count) {
-        for (int i = count - 1; i >= 0; --i) {
-            bytes.push_back(static_cast<char>(value >> (8 * i) & 0xff));
-        }
-    };
-    if (size < 126) {
-        add(0x80 | size, 1);
-    } else if (size < 65'536) {
-        add(0x80 | 126, 1);
-        add(size, 2);
-    } else {
-        add(0x80 | 127, 1);
-        add(size, 8);
-    }
-    return bytes + std::string(4 + size, '\x01');  // A payload that looks like fragments.
-}
-
-TEST(FragmentScan, FramesThatEndNoMessageAreFoundHoweverTheBytesCome) {
-    std::string stream;
-    for (const std::size_t size : {0U, 1U, 125U, 126U, 65'535U, 65'536U}) {
-        stream += frame(0x01, size) + frame(0x89, 3) + frame(0x00, size) + frame(0x80, size);
-    }
-    for (const std::size_t piece : {1U, 2U, 7U, 4'096U, 1'000'000U}) {
-        FragmentScan scan;
-        std::size_t found = 0;
-        for (std::size_t begin = 0; begin < stream.size(); begin += piece) {
-            found += scan.feed(reinterpret_cast<const unsigned char*>(stream.data()) + begin,
-                               std::min(piece, stream.size() - begin));
-        }
-        EXPECT_EQ(found, 12U) << "in pieces of " << piece;
-    }
 }
 
 TEST(Tally, ASeatIsCountedWhileItLivesAndAnEmptyKeyNever) {
