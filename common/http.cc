@@ -255,17 +255,15 @@ struct Shared {
 /// owned by the server's set of connections, and by each operation that is pending.
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
-    Connection(std::shared_ptr<Shared> shared, tcp::socket socket, Tally::Seat address)
+    Connection(std::shared_ptr<Shared> shared, tcp::socket socket, std::string peer,
+               Tally::Seat address)
         : shared_(std::move(shared)),
           transport_(std::move(socket)),
           address_(std::move(address)),
-          timer_(shared_->loop, [this] { on_time(); }) {}
+          timer_(shared_->loop, [this] { on_time(); }),
+          peer_(std::move(peer)) {}
 
     void start() {
-        ErrorCode ignored;
-        transport_.next_layer().set_option(tcp::no_delay(true), ignored);
-        const tcp::endpoint remote = transport_.next_layer().remote_endpoint(ignored);
-        peer_ = ignored ? std::string() : remote.address().to_string();
         if (shared_->options.tls) {
             return shake_hands();
         }
@@ -373,6 +371,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
         }
         if (lower(std::string_view(parser_->get()[bhttp::field::expect])) == "100-continue") {
             return write_continue();
+        }
+        if (parser_->is_done()) {
+            return on_body({});  // There is none: nothing to wait for.
         }
         read_body();
     }
@@ -705,6 +706,7 @@ struct Server::Impl : std::enable_shared_from_this<Server::Impl> {
 
     std::shared_ptr<Shared> shared;
     tcp::acceptor acceptor;
+    tcp::endpoint peer;  // Of the connection that is being accepted.
     Timer pause;
     std::uint64_t failures = 0;  // Of accept(), in a row.
 };
@@ -719,6 +721,9 @@ Result<> Server::Impl::start() {
     acceptor.open(endpoint->protocol(), error);
     if (!error) {
         acceptor.set_option(tcp::acceptor::reuse_address(true), error);
+    }
+    if (!error) {
+        acceptor.set_option(tcp::no_delay(true), error);  // Linux: its connections have it, too.
     }
     if (!error) {
         acceptor.bind(*endpoint, error);
@@ -736,9 +741,10 @@ Result<> Server::Impl::start() {
 }
 
 void Server::Impl::accept() {
-    acceptor.async_accept([self = shared_from_this()](const ErrorCode& error, tcp::socket socket) {
-        self->on_accept(error, std::move(socket));
-    });
+    acceptor.async_accept(peer,
+                          [self = shared_from_this()](const ErrorCode& error, tcp::socket socket) {
+                              self->on_accept(error, std::move(socket));
+                          });
 }
 
 void Server::Impl::on_accept(const ErrorCode& error, tcp::socket socket) {
@@ -753,16 +759,15 @@ void Server::Impl::on_accept(const ErrorCode& error, tcp::socket socket) {
     if (failures > 0) {
         log_info("accepting again", {{"failures", std::exchange(failures, 0)}});
     }
-    ErrorCode unknown;
-    const tcp::endpoint peer = socket.remote_endpoint(unknown);
-    const std::string key = unknown ? std::string() : address_key(peer.address().to_string());
+    std::string from = peer.address().to_string();
+    const std::string key = address_key(from);
     if (shared->addresses.full(key, shared->options.connections_per_address_max)) {
         ++shared->counters.address_turned_away;
         ErrorCode ignored;
         socket.close(ignored);
     } else if (shared->connections.size() < shared->options.connections_max) {
-        auto connection =
-            std::make_shared<Connection>(shared, std::move(socket), shared->addresses.take(key));
+        auto connection = std::make_shared<Connection>(shared, std::move(socket), std::move(from),
+                                                       shared->addresses.take(key));
         shared->connections.insert(connection);
         connection->start();
     } else {

@@ -69,8 +69,6 @@ class EventStream final : public Client, public std::enable_shared_from_this<Eve
 
     void start() override {
         const Now now = system_now();
-        error_code ignored;
-        transport_.next_layer().set_option(asio::ip::tcp::no_delay(true), ignored);
         give_up_on_dead_peers();
         uptake_.start(now.mono);
         ++wire_.streams;
