@@ -45,7 +45,8 @@ constexpr Millis kLingerTimeMax{1'000};               // For the client to close
 constexpr std::size_t kLingerBytesMax = 1u << 20;     // What is read and thrown away meanwhile.
 constexpr Millis kAcceptPause{100};                   // After accept() failed.
 constexpr std::size_t kWaitingMax = 1'024;  // Requests that wait for a connection; then kFull.
-constexpr int kListenBacklog = 1'024;
+// The kernel takes net.core.somaxconn of it. Who finds it full tries again after a second.
+constexpr int kListenBacklog = 65'535;
 
 std::string lower(std::string_view text) {
     std::string result(text);
