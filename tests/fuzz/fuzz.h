@@ -7,8 +7,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <cstdlib>
+#include <iostream>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -19,8 +19,7 @@ namespace sigmacast::fuzz {
 
 inline void require(bool holds, std::string_view what, std::string_view detail = {}) {
     if (!holds) {
-        std::fprintf(stderr, "DOES NOT HOLD: %.*s: %.*s\n", static_cast<int>(what.size()),
-                     what.data(), static_cast<int>(detail.size()), detail.data());
+        std::cerr << "DOES NOT HOLD: " << what << ": " << detail << '\n';
         std::abort();
     }
 }
