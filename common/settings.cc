@@ -101,6 +101,10 @@ std::string check_level(const std::string& value) {
     return one_of(value, {"debug", "info", "warn", "error"});
 }
 
+std::string check_io_uring(const std::string& value) {
+    return one_of(value, {"auto", "on", "off"});
+}
+
 std::string check_algorithm(const std::string& value) {
     return one_of(value, {"HS256", "RS256"});
 }
@@ -396,6 +400,10 @@ std::vector<Section> schema(Settings& s) {
           {"write_timeout", &s.edge.write_timeout,
            "A client for which something waits, and which takes nothing for so long, is closed.",
            10, 24 * kHour},
+          {"io_uring", &s.edge.io_uring,
+           "One system call for what waits for many clients: \"auto\" (where the kernel allows it), "
+           "\"on\" (for few, too; where it is not allowed the edge does not start) or \"off\".",
+           0, 0, check_io_uring},
           {"drain_notice", &s.edge.drain_notice,
            "SIGTERM: how long it is not ready and still lets clients in, so that a balancer sees "
            "it "

@@ -43,7 +43,7 @@ std::vector<std::string> subscriptions(const std::vector<std::string>& topics) {
 class Edge {
  public:
     Edge(const Settings& settings, bus::Curve curve, std::unique_ptr<Access> access,
-         std::shared_ptr<tls::Server> tls)
+         std::shared_ptr<tls::Server> tls, std::shared_ptr<SendBatch> batch)
         : settings_(settings),
           access_(std::move(access)),
           tls_(std::move(tls)),
@@ -69,6 +69,8 @@ class Edge {
                  .waiting_max = settings.edge.clients_waiting_max,
                  .clients_per_address_max = settings.edge.clients_per_address_max,
                  .write_timeout = settings.edge.write_timeout,
+                 .batch = std::move(batch),
+                 .batch_min = settings.edge.io_uring == "on" ? 1u : WireOptions().batch_min,
                  .before_input = [this](Now now) { catch_up(now); }},
                 Random::from_system()),
           rest_({hub_, upstream_, wire_, *access_, http_counters_, metrics_, system_now().mono,
@@ -118,6 +120,7 @@ class Edge {
                                   {"port", server_.port()},
                                   {"tls", tls_ != nullptr},
                                   {"tokens", access_->required() ? "required" : "not looked at"},
+                                  {"io_uring", wire_.options().batch != nullptr},
                                   {"feed", settings_.broker.feed}});
         loop_.on_terminate([this] { drain(); });
         loop_.on_hangup([this] { reload(); });
@@ -322,6 +325,24 @@ Result<std::shared_ptr<tls::Server>> make_tls(const EdgeSettings& edge) {
     return made;
 }
 
+/// Null where it is not wanted, or not to be had.
+Result<std::shared_ptr<SendBatch>> make_batch(const EdgeSettings& edge) {
+    if (edge.io_uring == "off") {
+        return std::shared_ptr<SendBatch>();
+    }
+    auto made = SendBatch::make();
+    if (made) {
+        return std::shared_ptr<SendBatch>(std::move(*made));
+    }
+    if (edge.io_uring == "on") {
+        return Error{made.error().code, "edge.io_uring is \"on\": " + made.error().message +
+                                            "; with \"auto\" it does without"};
+    }
+    log_info("no io_uring: each client is sent to by a system call of its own",
+             {{"why", made.error().message}});
+    return std::shared_ptr<SendBatch>();
+}
+
 /// Where it may listen, the settings have checked.
 int run_edge(const Settings& settings) {
     auto access = Access::make(settings.auth);
@@ -339,7 +360,13 @@ int run_edge(const Settings& settings) {
         log_error(tls.error().message);
         return kExitUsage;
     }
-    return Edge(settings, std::move(*curve), std::move(*access), std::move(*tls)).run();
+    auto batch = make_batch(settings.edge);
+    if (!batch) {
+        log_error(batch.error().message);
+        return kExitFailed;
+    }
+    return Edge(settings, std::move(*curve), std::move(*access), std::move(*tls), std::move(*batch))
+        .run();
 }
 
 /// Whether the keys can be used: the settings cannot tell.

@@ -1,5 +1,7 @@
 #include "edge/outbox.h"
 
+#include <algorithm>
+
 namespace sigmacast::edge {
 
 bool Outbox::append(Bytes frame, std::size_t from) {
@@ -14,10 +16,10 @@ bool Outbox::append(Bytes frame, std::size_t from) {
     return true;
 }
 
-std::size_t Outbox::gather(iovec (&parts)[kPartsMax]) const {
+std::size_t Outbox::gather(std::span<iovec> parts) const {
     std::size_t used = 0;
     for (const Part& part : frames_) {
-        if (used == kPartsMax) {
+        if (used == std::min(parts.size(), kPartsMax)) {
             break;
         }
         // sendmsg only reads; its interface knows no const.

@@ -16,6 +16,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "common/message.h"
 #include "common/time.h"
@@ -32,8 +33,8 @@ class Outbox {
     /// A whole frame, or the bytes of one `from` there on. Dropped after a close frame; false then.
     bool append(Bytes frame, std::size_t from = 0);
 
-    /// Fills `parts` with what is to be sent next; returns how many were used.
-    std::size_t gather(iovec (&parts)[kPartsMax]) const;
+    /// Fills `parts` with what is to be sent next; returns how many were used, kPartsMax at most.
+    std::size_t gather(std::span<iovec> parts) const;
     void consume(std::size_t bytes);
 
     [[nodiscard]] bool empty() const { return frames_.empty(); }

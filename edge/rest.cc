@@ -295,7 +295,14 @@ void Rest::update_metrics(Now now) {
           wire.refused);
     count("sigmacast_edge_messages_sent_total", "Messages handed to sockets", hub.sent.messages);
     count("sigmacast_edge_bytes_sent_total", "Bytes taken by sockets", wire.bytes);
-    count("sigmacast_edge_flushes_total", "System calls that sent something", wire.flushes);
+    count("sigmacast_edge_flushes_total", "Times that a client's socket took something",
+          wire.flushes);
+    count("sigmacast_edge_batched_flushes_total",
+          "Of them, those that shared a system call (io_uring)", wire.batched);
+    count("sigmacast_edge_batches_total", "System calls that flushes have shared", wire.batches);
+    const auto& batch = parts_.wire.options().batch;
+    gauge("sigmacast_edge_io_uring", "1 while flushes share system calls",
+          batch && !batch->broken() ? 1 : 0);
     count("sigmacast_edge_encodes_total", "Frames built", hub.encodes);
     count("sigmacast_edge_conflated_total",
           "State frames replaced by newer ones in a client's queue", hub.sent.conflated);

@@ -90,24 +90,26 @@ class EventStream final : public Client, public std::enable_shared_from_this<Eve
         wire_.flush_later();
     }
 
+    void offer(SendBatch& batch, Now now) override {
+        if (session_ && !done_ && !failed_ && !waiting_ && !transport_.tls()) {
+            fill(now);
+            batch.add(transport_.next_layer().native_handle(), outbox_, wire_.counters);
+        }
+    }
+
     /// Everything that waits and has room, then one system call for it.
     void pump() override {
         if (!session_ || done_) {
             return;
         }
+        if (session_->idle() && !session_->closing() && outbox_.empty()) {
+            return;  // All of it has left.
+        }
         const auto keep = shared_from_this();
         const Now now = system_now();
         bool more = true;
         while (more) {
-            more = false;
-            while (const std::size_t most = outbox_.room() / kPartsOfEvent) {
-                auto frames = session_->take(most, now, outbox_.bytes_room());
-                if (frames.empty()) {
-                    break;
-                }
-                append(frames);
-                more = !session_->idle();
-            }
+            more = fill(now);
             flush();
             more = more && outbox_.empty() && !done_;
         }
@@ -150,6 +152,20 @@ class EventStream final : public Client, public std::enable_shared_from_this<Eve
         const auto ms = static_cast<unsigned>(limit.count());
         ::setsockopt(transport_.next_layer().native_handle(), IPPROTO_TCP, TCP_USER_TIMEOUT, &ms,
                      sizeof ms);
+    }
+
+    /// Moves what waits and has room to the outbox. Whether there is more.
+    bool fill(Now now) {
+        bool more = false;
+        while (const std::size_t most = outbox_.room() / kPartsOfEvent) {
+            const auto frames = session_->take(most, now, outbox_.bytes_room());
+            if (frames.empty()) {
+                break;
+            }
+            append(frames);
+            more = !session_->idle();
+        }
+        return more;
     }
 
     /// Frames that the session has just given, as events. What is short is put together; what is

@@ -317,7 +317,18 @@ void Wire::Impl::remove(const Client& client, Session* session) {
 }
 
 void Wire::Impl::flush_touched() {
-    for (Session* session : hub.take_touched()) {
+    // None of them leaves meanwhile: a client ends in a task of its own, never within pump().
+    const auto touched = hub.take_touched();
+    if (options.batch && touched.size() >= options.batch_min) {
+        const Now now = system_now();
+        for (Session* session : touched) {
+            if (session->client) {
+                session->client->offer(*options.batch, now);
+            }
+        }
+        options.batch->send(counters);
+    }
+    for (Session* session : touched) {
         if (session->client) {
             session->client->pump();
         }
@@ -374,11 +385,21 @@ class Connection final : public Client, public std::enable_shared_from_this<Conn
         pump();
     }
 
+    void offer(SendBatch& batch, Now now) override {
+        if (session_ && !done_ && !failed_ && !waiting_ && !transport_.tls()) {
+            fill(now);
+            batch.add(transport_.next_layer().native_handle(), outbox_, wire_.counters);
+        }
+    }
+
     /// Moves what waits in the session to the outbox, as much as has room, and sends it in one
     /// call.
     void pump() override {
         if (!session_ || done_) {
             return;
+        }
+        if (reading_ && !ended_ && session_->idle() && !session_->closing() && outbox_.empty()) {
+            return;  // All of it has left.
         }
         const auto keep = shared_from_this();
         const Now now = system_now();

@@ -24,6 +24,7 @@
 #include "common/loop.h"
 #include "edge/access.h"
 #include "edge/hub.h"
+#include "edge/send_batch.h"
 
 namespace sigmacast::edge {
 
@@ -38,6 +39,9 @@ struct WireOptions {
     std::size_t waiting_max = 1'024;  // Connections that have to send a token yet; then 503.
     std::size_t clients_per_address_max = 0;  // Loopback is not counted; then 503. 0: any number.
     Millis write_timeout{60'000};  // For a client to take something of what waits for it.
+    /// Null: each socket is sent to by a system call of its own, as those with TLS always are.
+    std::shared_ptr<SendBatch> batch = nullptr;
+    std::size_t batch_min = 4;  // Fewer gain nothing by going together.
     /// Called before a client is let in, and before what one sent is looked at; may flush().
     std::function<void(Now)> before_input = nullptr;
 };
@@ -46,7 +50,9 @@ struct WireCounters {
     std::uint64_t accepted = 0;          // WebSockets.
     std::uint64_t streams_accepted = 0;  // Event streams.
     std::uint64_t refused = 0;           // Of both.
-    std::uint64_t flushes = 0;           // System calls that sent something.
+    std::uint64_t flushes = 0;           // Times that a socket took something.
+    std::uint64_t batched = 0;           // Of them, those that shared a system call;
+    std::uint64_t batches = 0;           // and those system calls.
     std::uint64_t bytes = 0;
     std::uint64_t no_pong = 0;
     std::uint64_t too_large = 0;        // Messages of clients over message_bytes_max.

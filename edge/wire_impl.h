@@ -27,6 +27,8 @@ class Client {
     Client& operator=(const Client&) = delete;
 
     virtual void start() = 0;
+    /// Gives what waits in its session a head start with others', where it can; pump() follows.
+    virtual void offer(SendBatch& batch, Now now) = 0;
     /// Sends what waits in its session, as much as the socket takes.
     virtual void pump() = 0;
     /// Each half second: time limits.

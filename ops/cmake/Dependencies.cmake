@@ -8,6 +8,7 @@ find_package(Boost 1.81 REQUIRED COMPONENTS json url)
 find_package(Threads REQUIRED)
 find_package(OpenSSL REQUIRED)
 find_library(CJOSE_LIBRARY cjose REQUIRED)  # Its pkg-config file wants headers that nothing here uses.
+find_library(URING_LIBRARY uring REQUIRED)
 find_package(SQLite3 REQUIRED)
 find_package(cppzmq CONFIG REQUIRED)
 find_package(spdlog CONFIG REQUIRED)

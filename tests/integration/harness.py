@@ -27,6 +27,8 @@ BIN = pathlib.Path(os.environ.get("SIGMACAST_BIN", "build/dev/bin")).resolve()
 
 # Programs under a sanitizer, on a loaded machine, are slower; deadlines are multiplied, what is measured is not.
 PATIENCE = float(os.environ.get("SIGMACAST_PATIENCE", "1"))
+# "on" or "off": by which system calls the edges send, in every test that does not say it.
+IO_URING = os.environ.get("SIGMACAST_IO_URING")
 
 INTERVAL = 0.2  # Of every poll, in seconds.
 DEADLINE = 0.5
@@ -128,6 +130,7 @@ class Program:
         self.process = None
         self.started_at = None
         self.tls = None  # An ssl.SSLContext: it is asked through TLS.
+        self.before_exec = None  # Called in the process that becomes the program.
 
     def start(self, ready=True, timeout=10):
         assert self.process is None or self.process.poll() is not None, f"{self.name} is running"
@@ -138,7 +141,7 @@ class Program:
             self.started_at = time.monotonic()
             self.process = subprocess.Popen(
                 [str(BIN / self.binary), "--config", str(self.config_path)], stdout=log, stderr=log,
-                stdin=subprocess.DEVNULL, cwd=self.folder, env=clean_environment())
+                stdin=subprocess.DEVNULL, cwd=self.folder, env=clean_environment(), preexec_fn=self.before_exec)
         if ready:
             self.wait_ready(timeout)
         return self
@@ -324,7 +327,8 @@ class Cluster:
         if kind == "broker":
             broker.update({"admin_port": program.port, **self.options["broker"]})
         elif kind == "edge":
-            tables["edge"] = {"port": program.port, **self.options["edge"]}
+            sending = {"io_uring": IO_URING} if IO_URING else {}
+            tables["edge"] = {"port": program.port, **sending, **self.options["edge"]}
             tables["auth"] = self.auth_options or {}
         else:
             tables["producer"] = {"origin": origin, "engine_url": engine.url, "admin_port": program.port,

@@ -1,14 +1,20 @@
 """No one spoils it for another: slow clients, two producers, one name for two, the edges of what is allowed."""
 
+import contextlib
 import os
+import socket
+import struct
 
 import pytest
 
 from fault_engine import FaultEngine, big_status, captured, ok, status, ticking_system_status
 from harness import PATIENCE, get, until
+from seccomp import forbid, io_uring_allowed
 from ws_client import V1, rising
 
 POLL = "system.status"
+where_allowed = pytest.mark.skipif(not io_uring_allowed(), reason="io_uring is forbidden here")
+either_way = pytest.mark.parametrize("io_uring", [pytest.param("on", marks=where_allowed), "off"])
 
 
 def every_hole_is_told(client):
@@ -22,9 +28,10 @@ def every_hole_is_told(client):
     return True
 
 
-def test_a_client_that_stops_reading_delays_no_other(make_cluster, engine):
+@either_way
+def test_a_client_that_stops_reading_delays_no_other(make_cluster, engine, io_uring):
     engine.set(POLL, big_status())
-    cluster = make_cluster(engine, polls={POLL: {"interval": 0.02, "deadline": 0.5}})
+    cluster = make_cluster(engine, polls={POLL: {"interval": 0.02, "deadline": 0.5}}, edge_options={"io_uring": io_uring})
     with cluster.v1(POLL) as good:
         good.wait(POLL)
         slow = cluster.v1(POLL, receive_buffer=4096)
@@ -70,6 +77,50 @@ def test_a_client_that_pings_without_reading_kills_nothing(make_cluster, engine)
         assert cluster.edge.stat()[1] < (200 << 20) * PATIENCE
         hostile.cut()
         until(lambda: get(cluster.edge.port, "/api/v1/health")[2]["clients"] == 1)
+
+
+@either_way
+def test_clients_that_are_cut_off_amid_events_take_nothing_from_the_others(make_cluster, engine, io_uring):
+    engine.set(POLL, ticking_system_status())
+    cluster = make_cluster(engine, polls={POLL: {"interval": 0.02, "deadline": 0.5}}, edge_options={"io_uring": io_uring})
+    with cluster.v1(POLL) as good:
+        good.wait(POLL)
+        for _ in range(20):
+            # A reset, while the next value is on its way to it.
+            lost = [cluster.v1(POLL) for _ in range(5)]
+            seen = len(good.of(POLL))
+            good.wait(lambda m: len(good.of(POLL)) > seen)
+            for client in lost:
+                client._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                client.cut()
+        until(lambda: get(cluster.edge.port, "/api/v1/health")[2]["clients"] == 1)
+        assert every_hole_is_told(good) and not good.of("skipped")
+        assert rising(good.messages)
+        figures = cluster.edge.metrics()
+        assert (figures["sigmacast_edge_batched_flushes_total"] > 0) == (io_uring == "on")
+
+
+@pytest.mark.parametrize("call", ["io_uring_setup", pytest.param("io_uring_enter", marks=where_allowed)])
+def test_where_io_uring_is_forbidden_an_edge_serves_without_and_says_so(make_cluster, engine, call):
+    cluster = make_cluster(engine, polls=[POLL], start=False, edge_options={"io_uring": "auto"})
+    cluster.edge.before_exec = forbid(call)
+    cluster.start()
+    with contextlib.ExitStack() as stack:
+        for client in [stack.enter_context(cluster.v1(POLL)) for _ in range(6)]:
+            client.wait(POLL)
+        figures = cluster.edge.metrics()
+        assert figures["sigmacast_edge_io_uring"] == 0
+        assert figures["sigmacast_edge_batches_total"] == 0 < figures["sigmacast_edge_flushes_total"]
+    told = [line for line in cluster.edge.log().splitlines() if "no io_uring" in line]
+    assert len(told) == 1 and f"{call}: Operation not permitted" in told[0], told
+
+
+def test_where_io_uring_is_forbidden_and_demanded_an_edge_says_why_it_does_not_start(make_cluster, engine):
+    cluster = make_cluster(engine, polls=[POLL], start=False, edge_options={"io_uring": "on"})
+    cluster.edge.before_exec = forbid("io_uring_setup")
+    cluster.edge.start(ready=False)
+    assert cluster.edge.process.wait(10 * PATIENCE) == 1
+    assert 'edge.io_uring is "on": io_uring_setup: Operation not permitted' in cluster.edge.log()
 
 
 def test_two_producers_with_two_engines_do_not_spoil_one_another(make_cluster):
@@ -129,7 +180,6 @@ def test_the_second_producer_under_one_name_takes_over_and_the_first_is_fenced(m
 
 @pytest.mark.parametrize("member", ["feed", "ingest", "repair"])
 def test_noise_on_a_bus_socket_hurts_nothing(shared, member):
-    import socket
     host, port = getattr(shared, member)[len("tcp://"):].split(":")
     for noise in (b"", b"GET / HTTP/1.1\r\n\r\n", os.urandom(5000), b"\xff" + b"\0" * 8 + b"\x01\x7f" + b"\0" * 53):
         with socket.create_connection((host, int(port)), timeout=5) as connection:

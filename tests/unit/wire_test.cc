@@ -231,11 +231,11 @@ class WireTest : public ::testing::Test {
     }
     static std::string large() { return R"({"x":")" + std::string(kFrame, 'x') + "\"}"; }
     /// An event that every client without a subprotocol gets.
-    void send_event() {
+    void send_event(const std::string& json = large()) {
         on_loop([&] {
             std::vector<Upstream::Step> steps;
             steps.emplace_back(
-                event({.topic = "rpc_error", .json = large(), .seq = ++seq_}, system_now()));
+                event({.topic = "rpc_error", .json = json, .seq = ++seq_}, system_now()));
             hub_.apply(std::move(steps), system_now());
             wire_->flush();
         });
@@ -272,7 +272,51 @@ class WireTest : public ::testing::Test {
     std::uint64_t seq_ = 0;
 };
 
-TEST_F(WireTest, ClientsThatNeverReadAreGivenUpAndLeaveNothingBehind) {
+/// The same by either way of sending.
+class WireSendTest : public WireTest, public WithParamInterface<bool> {
+ protected:
+    void SetUp() override {
+        if (GetParam()) {
+            auto made = SendBatch::make();
+            if (!made) {
+                GTEST_SKIP() << made.error().message;
+            }
+            batch_ = std::move(*made);
+        }
+    }
+    void serve(WireOptions options = {}) {
+        options.batch = batch_;
+        options.batch_min = 1;
+        WireTest::serve(std::move(options));
+    }
+
+    std::shared_ptr<SendBatch> batch_;
+};
+
+INSTANTIATE_TEST_SUITE_P(BySystemCall, WireSendTest, Bool(),
+                         [](const auto& each) { return each.param ? "Shared" : "OfItsOwn"; });
+
+TEST_P(WireSendTest, WhatIsForManyIsSentByTheSystemCallsThatWereChosen) {
+    serve();
+    std::deque<Client> clients;
+    for (int i = 0; i < 8; ++i) {
+        clients.emplace_back(server_->port(), true);
+        EXPECT_TRUE(clients.back().send(R"({"type":"subscribe","data":{"types":["rpc_error"]}})"));
+        while (clients.back().next().find("subscribed") == std::string::npos) {
+        }
+    }
+    const WireCounters before = on_loop([&] { return wire_->counters(); });
+    send_event("1");
+    for (Client& client : clients) {
+        EXPECT_THAT(client.next(), HasSubstr(R"("type":"rpc_error")"));
+    }
+    const WireCounters after = on_loop([&] { return wire_->counters(); });
+    EXPECT_EQ(after.flushes - before.flushes, clients.size());
+    EXPECT_EQ(after.batched - before.batched, GetParam() ? clients.size() : 0u);
+    EXPECT_EQ(after.batches - before.batches, GetParam() ? 1u : 0u);
+}
+
+TEST_P(WireSendTest, ClientsThatNeverReadAreGivenUpAndLeaveNothingBehind) {
     serve({.close_timeout = Millis(50)});
     const std::size_t before = descriptors();
     constexpr std::size_t kClients = 8;
@@ -315,7 +359,7 @@ TEST_F(WireTest, ClientsThatNeverReadAreGivenUpAndLeaveNothingBehind) {
     EXPECT_EQ(descriptors(), before + kClients) << "only the clients' own are left";
 }
 
-TEST_F(WireTest, AClientThatReadsAgainInTimeIsToldThatItWasTooSlow) {
+TEST_P(WireSendTest, AClientThatReadsAgainInTimeIsToldThatItWasTooSlow) {
     serve({.close_timeout = Millis(10'000)});
     Client client(server_->port(), true);
     EXPECT_TRUE(client.send(R"({"type":"subscribe","data":{"types":["rpc_error"]}})"));
@@ -333,7 +377,7 @@ TEST_F(WireTest, AClientThatReadsAgainInTimeIsToldThatItWasTooSlow) {
     EXPECT_THAT(before_last, HasSubstr(R"("type":"goodbye")"));
 }
 
-TEST_F(WireTest, WhatTheSocketDoesNotTakeStaysWhereItCanBeConflated) {
+TEST_P(WireSendTest, WhatTheSocketDoesNotTakeStaysWhereItCanBeConflated) {
     serve();
     Client client(server_->port(), true);
     EXPECT_TRUE(client.send(R"({"type":"subscribe","data":{"types":["storage.update"]}})"));
