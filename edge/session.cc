@@ -1,5 +1,6 @@
 #include "edge/session.h"
 
+#include <algorithm>
 #include <boost/json.hpp>
 #include <utility>
 
@@ -309,6 +310,7 @@ void Session::skip(const Stream& stream, std::uint64_t seq) {
 
 std::vector<Bytes> Session::take(std::size_t frames_max, Now now, std::size_t bytes_max) {
     std::vector<Bytes> taken;
+    taken.reserve(std::min(frames_max, control_.size() + live_items_));
     std::size_t bytes = 0;
     const auto fits = [&](const Bytes& frame) {
         return taken.size() < frames_max && (taken.empty() || bytes + frame->size() <= bytes_max);
@@ -339,10 +341,9 @@ std::vector<Bytes> Session::take(std::size_t frames_max, Now now, std::size_t by
                 continue;
             }
         }
-        if (next.frame) {
-            add(next.frame);
+        if (Bytes frame = drop_front()) {
+            add(std::move(frame));
         }
-        drop_front();
     }
     if (data_.empty() && conflating_) {
         conflating_ = false;
@@ -362,7 +363,7 @@ std::vector<Bytes> Session::take(std::size_t frames_max, Now now, std::size_t by
     return taken;
 }
 
-void Session::drop_front() {
+Bytes Session::drop_front() {
     Outgoing& front = data_.front();
     if (front.frame) {
         data_bytes_ -= front.frame->size();
@@ -374,8 +375,10 @@ void Session::drop_front() {
             }
         }
     }
+    Bytes dropped = std::move(front.frame);
     data_.pop_front();
     ++base_;
+    return dropped;
 }
 
 void Session::close(Close why) {

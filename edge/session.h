@@ -157,7 +157,7 @@ class Session {
     void start_conflating();
     void give_up(Outgoing& place);
     void skip(const Stream& stream, std::uint64_t seq);
-    void drop_front();
+    Bytes drop_front();
     void compact();
 
     std::string client_id_;
