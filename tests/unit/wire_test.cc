@@ -18,7 +18,9 @@ namespace sigmacast::edge {
 namespace {
 
 using namespace testing;
+using ::testing::Bool;
 using ::testing::HasSubstr;
+using ::testing::WithParamInterface;
 
 http::Request upgrade(http::Headers more = {}) {
     http::Request request{.method = "GET",
