@@ -16,7 +16,7 @@ from faults_test import FAULTS, TRANSPORT
 from harness import PATIENCE, Cluster, parse_time, until
 
 TIMES = 100
-GROWTH_MAX = 16 << 20
+GROWTH_MAX = 16 << 20 if PATIENCE < 10 else 64 << 20  # The thread sanitizer remembers what was touched.
 INTERVAL = 0.05
 GOOD = fault.captured("system_status")["result"]
 SANITIZER = re.compile(r"(?:Address|Leak|Thread|UndefinedBehavior)Sanitizer|runtime error:")
