@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from fault_engine import FaultEngine, big_status, captured, ok, status, ticking_system_status
-from harness import PATIENCE, get, until
+from harness import PATIENCE, TOO_SLOW, get, until
 from seccomp import forbid, io_uring_allowed
 from ws_client import V1, rising
 
@@ -57,7 +57,7 @@ def test_a_client_that_stops_reading_delays_no_other(make_cluster, engine, io_ur
         except AssertionError:
             if not slow.closed:
                 raise
-            assert slow.closed[0] == 4102
+            assert slow.closed[0] in TOO_SLOW
         legacy.cut()
         slow.cut()
 
@@ -281,7 +281,7 @@ def test_a_message_larger_than_a_clients_queue_closes_nobody(make_cluster, engin
         count[0] = min(count[0] + 1, 2)  # Then unchanged: megabytes a second are slow under sanitizers.
         return {"n": count[0], "pad": "\n" * 2_500_000}
     engine.set("agents.scheduler.metrics", ok(newlines))
-    cluster = make_cluster(engine, polls={POLL: {}, "agents.scheduler.metrics": {"interval": 1.0, "deadline": 1.0}})
+    cluster = make_cluster(engine, polls={POLL: {}, "agents.scheduler.metrics": {"interval": PATIENCE, "deadline": PATIENCE}})
     with cluster.v1("*") as everything, cluster.v1("scheduler.metrics") as one, cluster.client() as old:
         old.send({"type": "subscribe", "data": {"types": ["scheduler.metrics"]}})
         for client in (everything, one):
