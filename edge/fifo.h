@@ -39,7 +39,7 @@ class Fifo {
         first_ = 0;
         items_.clear();
         if (items_.capacity() > kKept) {
-            items_ = {};
+            items_ = std::vector<T>();  // "= {}" would be a list of no items, and keep the room.
         }
     }
     /// Those that stay keep their order.

@@ -347,7 +347,7 @@ std::vector<Bytes> Session::take(std::size_t frames_max, Now now, std::size_t by
     }
     if (data_.empty() && conflating_) {
         conflating_ = false;
-        slots_.clear();
+        slots_ = decltype(slots_)();  // With its memory.
     }
     if (data_bytes_ <= limits_.bytes_max) {
         allowance_ = 0;

@@ -161,7 +161,7 @@ WebSocketReader::Item WebSocketReader::end(std::string_view payload) const {
 
 WebSocketReader::Item WebSocketReader::next(std::span<char>& input) {
     if (std::exchange(told_, false)) {
-        (control() ? control_ : message_) = {};
+        std::string().swap(control() ? control_ : message_);  // Else it keeps its memory.
     }
     while (true) {
         while (!in_payload_) {
