@@ -371,6 +371,7 @@ class Connection final : public Client, public std::enable_shared_from_this<Conn
           transport_(std::move(upgrade.transport)),
           reader_(wire.options.message_bytes_max),
           unread_(std::move(upgrade.early)),
+          may_hold_more_(transport_.tls() != nullptr),
           heard_(now.mono) {
         const bool v1 = offers(list_of(upgrade.request, "sec-websocket-protocol"), kSubprotocol);
         append(switching_head(upgrade.request, v1));
@@ -421,7 +422,7 @@ class Connection final : public Client, public std::enable_shared_from_this<Conn
             abort();
             return;
         }
-        if (ended_ || session_->closing()) {
+        if (session_->closing()) {
             return;
         }
         const Millis patience =
@@ -607,8 +608,9 @@ class Connection final : public Client, public std::enable_shared_from_this<Conn
         ended_ = true;
         close_by_ =
             std::min(close_by_.value_or(Mono::max()), now.mono + wire_.options.close_timeout);
-        fill(now);                  // The answers to what came before,
-        append(close_frame(code));  // and this, unless one has gone before.
+        fill(now);                    // The answers to what came before,
+        append(close_frame(code));    // and this, unless one has gone before.
+        session_->close({code, {}});  // Whatever else there would be is for nobody.
         flush();
     }
 
@@ -645,7 +647,7 @@ class Connection final : public Client, public std::enable_shared_from_this<Conn
     std::uint64_t ponged_ = 0;  // As the outbox counts: up to the last pong,
     std::uint64_t pinged_ = 0;  // and the last ping.
     bool reading_ = false;      // Something is on its way that ends in read().
-    bool may_hold_more_ = false;
+    bool may_hold_more_;        // TLS has decrypted what the socket knows nothing of any more.
     bool paused_ = false;
     bool waiting_ = false;  // For room in the socket.
     bool ever_ponged_ = false;

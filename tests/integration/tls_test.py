@@ -18,7 +18,7 @@ import websockets
 from certificates import Authority
 from fault_engine import FaultEngine, big_status, ticking_system_status
 from harness import BIN, PATIENCE, Cluster, clean_environment, get, until
-from ws_client import V1, Refused, rising
+from ws_client import BINARY, PING, V1, Raw, Refused, frame, rising
 
 POLL = "system.status"
 
@@ -305,6 +305,19 @@ def test_tls_1_2_and_1_3_are_spoken_and_1_1_and_old_ciphers_are_refused(secure, 
         with pytest.raises(ssl.SSLError, match="(?i)handshake.failure"):
             with connected(secure, weak):
                 pass
+
+
+@pytest.mark.parametrize("size", [100, 1_000, 20_000])
+def test_what_is_sent_together_with_the_handshake_is_not_lost(secure, authority, size):
+    """In one record, of which the request's reader takes the first 512 bytes; in several."""
+    with connected(secure, authority.context()) as tls:
+        tls.sendall("\r\n".join(["GET /ws HTTP/1.1", *Raw.lines(), "", ""]).encode()
+                    + frame(PING, b"first") + frame(BINARY, b"x" * size) + frame(PING, b"last"))
+        received = b""
+        while b"\x8a\x04last" not in received:
+            received += (came := tls.recv(65_536))
+            assert came, "it ended"
+        assert b"\x8a\x05first" in received
 
 
 def test_alpn_is_http_1_1_or_nothing_else(secure, authority):

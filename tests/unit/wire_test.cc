@@ -136,6 +136,7 @@ class Client {
         }
         return say(frames);
     }
+    [[nodiscard]] bool close() const { return say(std::string("\x88\x80\0\0\0\0", 6)); }
     bool hear() {
         char buffer[65'536];
         const auto size = ::recv(fd_, buffer, sizeof buffer, 0);
@@ -392,6 +393,23 @@ TEST_P(WireSendTest, WhatTheSocketDoesNotTakeStaysWhereItCanBeConflated) {
         on_loop([&] { return hub_.counters().sent.bytes - wire_->counters().bytes; });
     EXPECT_LT(in_outbox, (256u << 10) + 2 * kFrame);
     EXPECT_EQ(on_loop([&] { return hub_.counters().slow_closed; }), 0u);
+}
+
+TEST_F(WireTest, WhoHasClosedGetsNothingMoreAndIsNoSlowConsumer) {
+    serve({.close_timeout = Millis(10'000)});
+    Client client(server_->port(), false);
+    ASSERT_TRUE(client.close());
+    std::string last;
+    while (last != "end" && !last.starts_with("close")) {
+        last = client.next();
+    }
+    EXPECT_EQ(last, "close 1000");
+    for (int i = 0; i < 100; ++i) {  // 5 MB, while the client keeps its half of the connection.
+        send_event();
+    }
+    EXPECT_EQ(on_loop([&] { return wire_->clients(); }), 1U);
+    EXPECT_EQ(on_loop([&] { return hub_.counters().slow_closed; }), 0U);
+    EXPECT_EQ(client.next(), "end");
 }
 
 class WireAccessTest : public WireTest {
