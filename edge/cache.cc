@@ -85,6 +85,15 @@ bool is_older(const Message& message, const Value& kept) {
     return message.at < kept.at && !answered_later;
 }
 
+/// Each instance of a producer counts its reports from 1: two of the same number are told apart by
+/// their answers.
+bool is_newer(const PollState& state, const PollState& known) {
+    const auto& as_of = state.report.as_of;
+    const auto& before = known.report.as_of;
+    return state.report_seq != known.report_seq ||
+           (as_of && (!before || as_of->wall != before->wall));
+}
+
 }  // namespace
 
 const Stream* Cache::stream(std::string_view origin, std::string_view topic) {
@@ -184,7 +193,6 @@ Result<std::shared_ptr<const Value>> Cache::put(const Message& message) {
         if (age.quality == Quality::kInitial || age.quality == Quality::kDown) {
             age = value->age;  // It never had a value; its report says so, too, if it arrives.
         }
-        ++poll->values_since_report;
     }
     return std::shared_ptr<const Value>(std::move(value));
 }
@@ -306,7 +314,7 @@ Cache::PollChange Cache::poll(const PollState& state) {
         change.poll = known->second;
         const Age& before = change.poll->state.age;
         change.quality_changed = !same_quality(before, state.age);
-        change.new_report = change.poll->state.report_seq != state.report_seq;
+        change.new_report = is_newer(state, change.poll->state);
         change.poll->state = state;
         if (const Stream* of = stream(state.origin, state.report.topic)) {
             change.poll->stream = of;  // It may feed another topic than it did.
@@ -316,7 +324,7 @@ Cache::PollChange Cache::poll(const PollState& state) {
         return {};
     }
     if (change.new_report) {
-        apply_report(state.report, state.origin);
+        change.confirms = apply_report(state.report, state.origin);
     }
     if (change.quality_changed || change.new_report) {
         apply_quality(change);
@@ -324,17 +332,29 @@ Cache::PollChange Cache::poll(const PollState& state) {
     return change;
 }
 
-void Cache::apply_report(const Report& report, const std::string& origin) {
+/// Whether it says of a value that it is newer than it says itself. Values of the same answer came
+/// before it, and those that ended since are of none. Of what is not kept here it says so, too.
+bool Cache::apply_report(const Report& report, const std::string& origin) {
+    if (!report.ok) {
+        return false;
+    }
     const Entries* entries = find(origin, report.topic);
-    if (!report.ok || !entries) {
-        return;
-    }
     const Named named(report);
-    for (const auto& [key, value] : *entries) {
-        if (value->poll == report.poll && named(key)) {
-            take_newer(*value, report.as_of);
+    std::size_t kept = 0;
+    bool confirms = false;
+    for (auto it = entries ? entries->begin() : Entries::const_iterator{};
+         entries && it != entries->end(); ++it) {
+        Value& value = *it->second;
+        if (value.poll != report.poll || !named(it->first)) {
+            continue;
         }
+        ++kept;
+        const auto& before = value.age.as_of;  // Hops round ages up: one answer has one wall time.
+        confirms = confirms || !before || !report.as_of ||
+                   (before->mono < report.as_of->mono && before->wall != report.as_of->wall);
+        take_newer(value, report.as_of);
     }
+    return confirms || kept < (report.keys ? report.keys->size() : 1);
 }
 
 /// Which keys were live and are vouched for no more, and which are again, is left in `change`.

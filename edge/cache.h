@@ -41,7 +41,6 @@ class Cache {
         const Stream* stream = nullptr;
         std::uint64_t transition_slot = 0;  // For conflation, as Value::slot.
         std::uint64_t tick_slot = 0;
-        std::size_t values_since_report = 0;
         std::optional<Mono> ticked;  // When clients were last told that its values are no older.
 
         /// No poll at all: heads vouch for this state (common/WIRE.md).
@@ -59,13 +58,15 @@ class Cache {
 
     /// A newer state of a poll. Values that a good report names are as new as the report.
     /// Returns the poll (nullptr for one without a name or a topic), whether quality, reason or
-    /// source differ from what was known, whether a value's do though the poll's do not, and which
-    /// keys were live and are vouched for no more, or are again.
+    /// source differ from what was known, whether a value's do though the poll's do not, whether a
+    /// good report says more than the values that came before it, and which keys were live and are
+    /// vouched for no more, or are again.
     struct PollChange {
         Poll* poll = nullptr;
         bool quality_changed = false;
         bool values_changed = false;
         bool new_report = false;
+        bool confirms = false;
         std::vector<std::string> left;
         std::vector<std::string> back;
     };
@@ -132,7 +133,7 @@ class Cache {
     void keep(std::shared_ptr<Value> value);
     void erase(const Stream& stream, const std::string& key);
     Poll* make_poll(PollState state);
-    void apply_report(const Report& report, const std::string& origin);
+    bool apply_report(const Report& report, const std::string& origin);
     void apply_quality(PollChange& change);
 
     const std::size_t bytes_max_;

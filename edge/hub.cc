@@ -811,7 +811,6 @@ void Hub::step(Upstream::PollUpdate& update, Now now) {
         }
     }
     const bool is_new = known == nullptr;
-    const std::size_t values = known ? known->values_since_report : 1;
     const Cache::PollChange change = cache_.poll(update.state);
     if (!change.poll) {
         return;
@@ -835,11 +834,9 @@ void Hub::step(Upstream::PollUpdate& update, Now now) {
     if (change.new_report) {
         // Values say how new they are themselves; a tick speaks for those that did not change. How
         // many keys a head vouches for is not known here.
-        const auto& keys = poll.state.report.keys;
-        if (poll.state.report.ok && (poll.is_state() || values < (keys ? keys->size() : 1))) {
+        if (poll.state.report.ok && (poll.is_state() || change.confirms)) {
             tell_tick(poll, now);
         }
-        poll.values_since_report = 0;
     }
     const bool due = untold || (!poll.is_state() && (change.new_report || is_new));
     if (due && is_legacy_origin(poll.state.origin)) {

@@ -42,6 +42,17 @@ TEST_F(CacheTest, AGoodReportMakesTheValuesThatItNamesAsNewAsItself) {
     EXPECT_EQ(cache_.find("nas", job.topic, "b")->age.as_of->mono, before);
 }
 
+TEST_F(CacheTest, TheFirstReportOfAnotherInstanceIsNewThoughItsNumberIsTheSame) {
+    cache_.poll(poll_state({}, 1, live(clock_.now())));
+    ASSERT_TRUE(cache_.put(value({}, clock_.now())));
+    EXPECT_FALSE(cache_.poll(poll_state({}, 1, live(clock_.now()))).new_report) << "a head's";
+    clock_.advance(Millis{5'000});
+    const Cache::PollChange change = cache_.poll(poll_state({}, 1, live(clock_.now())));
+    EXPECT_TRUE(change.new_report);
+    EXPECT_TRUE(change.confirms);
+    EXPECT_EQ(cache_.find("nas", "system.status", "")->age.as_of->mono, clock_.now().mono);
+}
+
 TEST_F(CacheTest, AFailedReportKeepsValueAndTime) {
     ASSERT_TRUE(cache_.put(value({}, clock_.now())));
     const Now good = clock_.now();

@@ -277,10 +277,46 @@ TEST_F(HubTest, AnUnchangedAnswerIsRenderedAgainForOldClientsAndIsATickForNewOne
 TEST_F(HubTest, AValueWithItsReportIsNoTick) {
     join();
     Session& session = v1();
+    clock_.advance(Millis{5'000});
     apply(value({.seq = 2}, clock_.now()));
     poll({}, 2, live(clock_.now()));
     EXPECT_THAT(types(session), ElementsAre("system.status"));
+    clock_.advance(Millis{5'000});
     poll({}, 3, live(clock_.now()));
+    EXPECT_THAT(types(session), ElementsAre("tick"));
+}
+
+TEST_F(HubTest, AValueWhoseReportWasLostLeavesTheNextAnswerItsTick) {
+    join();
+    Session& session = v1();
+    clock_.advance(Millis{5'000});
+    apply(value({.seq = 2}, clock_.now()));
+    EXPECT_THAT(types(session), ElementsAre("system.status"));
+    clock_.advance(Millis{5'000});
+    poll({}, 3, live(clock_.now()));
+    EXPECT_THAT(types(session), ElementsAre("tick"));
+}
+
+TEST_F(HubTest, AJobThatEndedAfterAReportLeavesTheNextAnswerItsTick) {
+    const Make summary{.topic = "compression.update", .poll = "compression.queue.running"};
+    Make job = summary;
+    job.key = "j";
+    job.seq = 2;
+    apply(snapshot(1, {}, {poll_state(summary, 1, live(clock_.now()), {{"j", ""}})},
+                   {value(summary, clock_.now()), value(job, clock_.now())}));
+    apply(Upstream::UplinkChange{true});
+    Session& session = v1("compression.update");
+    clock_.advance(Millis{5'000});
+    Make fewer = summary;
+    fewer.seq = 3;
+    apply(value(fewer, clock_.now()));
+    poll(summary, 2, live(clock_.now()), {{""}});
+    job.seq = 4;
+    job.final = true;
+    apply(value(job, clock_.now()));
+    EXPECT_THAT(types(session), ElementsAre("compression.update", "compression.update"));
+    clock_.advance(Millis{5'000});
+    poll(summary, 3, live(clock_.now()), {{""}});
     EXPECT_THAT(types(session), ElementsAre("tick"));
 }
 
@@ -1117,6 +1153,7 @@ TEST_F(HubAccessTest, AStarGivesWhatTheGrantAllowsInTheSnapshotAndLive) {
     apply(event({.topic = "agent.started"}, clock_.now()));
     apply(event({.topic = "rpc_error"}, clock_.now()));
     apply(transition({.seq = 3}, stale(clock_.now(), "X"), clock_.now()));
+    clock_.advance(Millis{5'000});
     poll({}, 2, live(clock_.now()));
     poll({.topic = "agent.status", .poll = "agents"}, 2, live(clock_.now()));
     Message bad = value({.seq = 4}, clock_.now());
