@@ -1043,8 +1043,13 @@ void Hub::tell_ends(Now now) {
         }
         const Cache::Poll* poll = cache_.find_poll(of.origin, last.poll);
         const Report* report = poll && !poll->is_state() ? &poll->state.report : nullptr;
-        const bool ended = each.ended || (report && report->ok && report->complete &&
-                                          report->keys && !contains(*report->keys, last.key));
+        // A list from before the value says nothing of it: a broker that starts again knows that
+        // one.
+        const bool later =
+            report && report->as_of && last.age.as_of && report->as_of->mono > last.age.as_of->mono;
+        const bool lacked = later && report->ok && report->complete && report->keys &&
+                            !contains(*report->keys, last.key);
+        const bool ended = each.ended || lacked;
         if (ended) {
             tell_unknown_end(last, now);
         }

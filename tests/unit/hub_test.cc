@@ -661,6 +661,23 @@ TEST_F(HubGoneTest, WhatAnotherLogDoesNotHoldHasEndedOnceACompleteListLacksIt) {
     EXPECT_THAT(ends(session), IsEmpty()) << "it is known again: its end will be told";
 }
 
+TEST_F(HubGoneTest, AListFromBeforeAJobDoesNotSayThatItHasEnded) {
+    apply(snapshot(1, {{"nas", kJobs.topic, 4}}, {jobs(1, {"a"})}, {job("a", 3)}));
+    apply(Upstream::UplinkChange{true});
+    Session& session = legacy();
+    const PollState before = jobs(2, {"a"});
+    clock_.advance(Seconds{1});
+    apply(unlogged(job("b", 0), 4));
+    // The broker starts again: what its disk refused is gone, and its newest list is the one
+    // before.
+    apply(snapshot(2, {{"nas", kJobs.topic, 4}}, {before}, {job("a", 3)}));
+    clock_.advance(Hub::kAnswerMax);
+    apply(Upstream::PollUpdate{before});
+    EXPECT_THAT(ends(session), IsEmpty());
+    poll(kJobs, 3, live(clock_.now()), {{"a"}});
+    EXPECT_THAT(ends(session), ElementsAre("b unknown"));
+}
+
 TEST_F(HubGoneTest, AnEndThatComesByItselfIsNotToldAgain) {
     Session& session = shown();
     apply(snapshot(2, {}, {}, {}, "another"));
