@@ -23,7 +23,7 @@ void Upstream::join(Output& out, Now now) {
     if (joining_) {
         return;
     }
-    joining_since_ = now.mono;
+    joining_since_ = waits_since(now.mono);
     joining_ = true;
     fall_back_ = false;
     buffer_.clear();
@@ -32,6 +32,15 @@ void Upstream::join(Output& out, Now now) {
     request_tries_ = 0;
     join_first_id_ = request_id_ + 1;
     request_snapshot(out, now);
+}
+
+/// For what is missing, by the stream that has waited longest: a snapshot that takes over from a
+/// repair in vain has no more time than that. `now` where nothing is.
+Mono Upstream::waits_since(Mono now) const {
+    for (const auto& [name, hole] : incomplete_) {
+        now = std::min(now, hole.since);
+    }
+    return joining_ ? std::min(now, joining_since_) : now;
 }
 
 void Upstream::request_snapshot(Output& out, Now now) {
@@ -281,7 +290,11 @@ void Upstream::act(const Name& name, Receiver::Actions actions, Output& out, Now
             release_waiting(name, out, now);
         }
     } else {
-        incomplete_.insert(name);
+        const std::uint64_t after = of->second.delivered();
+        Hole& hole = incomplete_.try_emplace(name, Hole{after, now.mono}).first->second;
+        if (hole.after != after) {
+            hole = {after, now.mono};
+        }
     }
 }
 
@@ -425,8 +438,8 @@ Upstream::Output Upstream::on_timer(Now now) {
         request_snapshot(out, now);
     }
     if (!joining_) {
-        const std::set<Name> waiting = incomplete_;
-        for (const Name& name : waiting) {
+        const std::map<Name, Hole> waiting = incomplete_;
+        for (const auto& [name, hole] : waiting) {
             Receiver& of = receivers_.at(name);
             if (!of.deadline() || *of.deadline() <= now.mono) {
                 act(name, of.on_timer(now.mono, random_), out, now);
@@ -442,7 +455,7 @@ void Upstream::finish(Output& out, Now now) {
         join(out, now);
     }
     // Heads alone do not say that values are right: without a snapshot nothing is applied.
-    const bool stuck = joining_ && elapsed(joining_since_, now.mono) >= kUplinkSilence;
+    const bool stuck = elapsed(waits_since(now.mono), now.mono) >= kUplinkSilence;
     const bool heard = !stuck && last_head_ && elapsed(*last_head_, now.mono) < kUplinkSilence;
     const bool whole = !joining_ && incomplete_.empty();
     if (uplink_ && !heard) {
@@ -467,11 +480,13 @@ std::optional<Mono> Upstream::deadline() const {
     };
     if (joining_) {
         sooner(request_again_);
-        sooner(uplink_ ? std::optional(joining_since_ + kUplinkSilence) : std::nullopt);
     } else {
-        for (const Name& name : incomplete_) {
+        for (const auto& [name, hole] : incomplete_) {
             sooner(receivers_.at(name).deadline());
         }
+    }
+    if (uplink_ && (joining_ || !incomplete_.empty())) {
+        sooner(waits_since(Mono::max()) + kUplinkSilence);
     }
     if (uplink_ && last_head_) {
         sooner(*last_head_ + kUplinkSilence);

@@ -4,10 +4,11 @@
 // Joining: the feed is subscribed before start() is called; start() asks for a snapshot; what
 // arrives meanwhile waits (bounded); then what the snapshot holds is dropped. Afterwards one
 // Receiver per (origin, topic) keeps order and asks for what is missing. A Receiver that gives up,
-// or another log epoch, leads to a new snapshot. No head for kUplinkSilence means that the uplink
-// is down; it is up again when heads return and every hole is filled. A log that says a position
-// below one that it sent under the same epoch has lost rows: a new snapshot, at once, and the
-// request says how far the log had come, so that it gets a new epoch.
+// or another log epoch, leads to a new snapshot. The uplink is down when no head
+// has come for kUplinkSilence, or nothing of a hole: what is behind it, no report vouches for. It
+// is up again when heads return and every hole is filled. A log that says a position below one that
+// it sent under the same epoch has lost rows: a new snapshot, at once, and the request says how far
+// the log had come, so that it gets a new epoch.
 //
 //     Output out = upstream.on_message(message, now);   // do out.steps in order, send out.requests
 //     timer at upstream.deadline() -> upstream.on_timer(now)
@@ -35,7 +36,8 @@ namespace sigmacast::edge {
 
 class Upstream {
  public:
-    static constexpr Millis kUplinkSilence{3'000};  // Three missed heads.
+    /// Three missed heads; repair that does not answer for as long.
+    static constexpr Millis kUplinkSilence{3'000};
     static constexpr std::size_t kBufferMax =
         16'384;  // While joining; more is repaired afterwards.
     static constexpr std::size_t kStreamsMax = 20'000;
@@ -109,6 +111,11 @@ class Upstream {
         std::uint64_t newest = 0;  // Known of.
     };
 
+    struct Hole {
+        std::uint64_t after = 0;
+        Mono since;  // Nothing of it has come since.
+    };
+
     Flowing& flowing(const Name& name, std::uint64_t after, std::uint64_t run);
     [[nodiscard]] bool lacks(const Name& name) const;
     [[nodiscard]] bool wanted(const std::string& topic) const;
@@ -116,6 +123,7 @@ class Upstream {
     [[nodiscard]] bool goes_back(const Message& message, Now now) const;
     Receiver* receiver(const Name& name);
     void join(Output& out, Now now);
+    [[nodiscard]] Mono waits_since(Mono now) const;
     void request_snapshot(Output& out, Now now);
     void apply_snapshot(protocol::Snapshot snapshot, Output& out, Now now);
     void take(Message message, Output& out, Now now);
@@ -133,7 +141,7 @@ class Upstream {
     Random random_;
     std::set<std::string> topics_;
     std::map<Name, Receiver> receivers_;
-    std::set<Name> incomplete_;              // Streams with a known hole.
+    std::map<Name, Hole> incomplete_;        // Streams with a known hole.
     std::map<Name, PollUpdate> held_polls_;  // (origin, poll) -> newest, until its stream is whole.
     std::vector<Message> buffer_;
     std::optional<Message> newest_head_;  // While joining.

@@ -320,6 +320,48 @@ TEST_F(UpstreamTest, TheUplinkIsUpOnlyWhenTheHolesAreFilled) {
     EXPECT_EQ(uplink(), (std::vector<bool>{false, true}));
 }
 
+TEST_F(UpstreamTest, AHoleThatRepairDoesNotFillTakesTheUplinkDownThoughHeadsCome) {
+    join();
+    const auto a_second_with_a_head = [&] {
+        hear(head(103, {{"nas", "system.status", 3}}));
+        wait(Seconds{1});
+    };
+    hear(head(100, {}));
+    hear_value(3);
+    a_second_with_a_head();
+    a_second_with_a_head();
+    EXPECT_EQ(uplink(), std::vector<bool>{});
+    a_second_with_a_head();
+    EXPECT_EQ(uplink(), std::vector<bool>{false});
+    answer(range({1, 2}, {1, 2}));
+    EXPECT_EQ(uplink(), (std::vector<bool>{false, true}));
+}
+
+TEST_F(UpstreamTest, ASnapshotThatTakesOverFromARepairInVainHasNoMoreTime) {
+    join();
+    hear(head(100, {}));
+    hear_value(3);
+    wait(Millis{2'000});
+    Message other = value({.seq = 1}, clock_.now());
+    other.epoch = "another";
+    hear(other);
+    hear(head(1, {}, {}, "another"));
+    EXPECT_EQ(uplink(), std::vector<bool>{});
+    wait(Millis{1'100});
+    EXPECT_EQ(uplink(), std::vector<bool>{false});
+}
+
+TEST_F(UpstreamTest, ALongHoleThatIsFilledBitByBitLeavesTheUplinkUp) {
+    join();
+    hear_value(20);
+    for (std::uint64_t seq = 1; seq <= 10; ++seq) {
+        wait(Millis{900});
+        hear(head(120, {{"nas", "system.status", 20}}));
+        answer(range({seq}, {seq, seq}));
+    }
+    EXPECT_EQ(uplink(), std::vector<bool>{});
+}
+
 TEST_F(UpstreamTest, AReportPassesAfterTheValuesThatWereMissingBeforeIt) {
     join();
     hear_value(2);
