@@ -255,21 +255,16 @@ std::optional<std::string_view> Freshness::silence_in(Mono head, Mono heard, con
 
 /// `age` holds, but for a quality that a silence since has overtaken.
 std::optional<Change> Freshness::settle(const Origin& origin, Poll& poll, Age age, Now now) {
+    // What is good is as old as its answer, however late it was sent again.
+    if (age.quality == Quality::kLive && age.as_of) {
+        poll.heard = std::min(poll.heard, age.as_of->mono);
+    }
     if (const auto silence = silence_in(origin.head, poll.heard, poll.state, now)) {
         if (age.as_of) {
             poll.state.age.as_of = age.as_of;
             poll.state.age.uncertain = age.uncertain;
         }
         return fail(poll.state, *silence, "producer");
-    }
-    // What is good is as old as its answer, however late it was sent again.
-    const auto silent = age.quality == Quality::kLive && age.as_of
-                            ? silent_at(age.as_of->mono, poll.state)
-                            : std::nullopt;
-    if (silent && now.mono >= *silent) {
-        age.quality = Quality::kStale;
-        age.reason = silence_of(poll.state);
-        age.source = "producer";
     }
     return set(poll.state, std::move(age));
 }

@@ -8,7 +8,8 @@
 // origin's heads vouch for it (common/WIRE.md, "State that no poll feeds"), else PRODUCER_SILENT.
 //
 // A sign of life counts from when it was `sent`: what waited in front of a frozen broker, or in a
-// cut network, for as long as a silence may last makes nothing live.
+// cut network, for as long as a silence may last makes nothing live. A good report counts from its
+// answer: one that is sent again does not stretch the silence after it.
 //
 // Pure: `now` goes in, changes come out, one for each change of quality, reason or source. No
 // thread of its own.
@@ -82,7 +83,8 @@ class Freshness {
  private:
     struct Poll {
         PollState state;
-        Mono heard;  // The last report or vouching, or when watching began.
+        /// The last report (if it was good, its answer) or vouching, or when watching began.
+        Mono heard;
     };
     struct Origin {
         Mono head;  // The last head, or when watching began.

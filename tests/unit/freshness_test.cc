@@ -206,6 +206,19 @@ TEST_F(FreshnessTest, AGoodReportThatIsSentAgainIsAsOldAsItsAnswer) {
     EXPECT_EQ(Quality::kLive, age().quality);
 }
 
+TEST_F(FreshnessTest, AGoodReportThatIsSentAgainDoesNotStretchTheSilenceAfterIt) {
+    declare();
+    Report report = made();
+    report.ok = true;
+    report.as_of = AsOf{now_.wall, now_.mono};
+    live_through(Seconds{4});
+    freshness_.on_report("nas", report, ++seq_, now_.mono, now_);
+    EXPECT_EQ(Quality::kLive, age().quality);
+    EXPECT_TRUE(live_through(Seconds{7}).empty());
+    EXPECT_EQ(1u, live_through(Seconds{1}).size()) << "2 x 5 s + 2 s after the answer";
+    EXPECT_EQ("POLL_SILENT", age().reason);
+}
+
 TEST_F(FreshnessTest, TheDeadlineIsTheNextSilence) {
     EXPECT_FALSE(freshness_.deadline());
     declare();
