@@ -16,6 +16,12 @@ constexpr Millis kSilence{3000};     // Three of them.
 constexpr Millis kOvercome{15'000};  // After a fault at a hop its bound does not count any more.
 constexpr Millis kJitter{100};
 constexpr Millis kSlack{150};  // Networks, commits.
+/// A key that lists have not named for an interval and so long is not live (common/EVENTS.md).
+constexpr Millis kUnlisted{2'000};
+/// In which a client finds out that its connection is dead, and has another: it hears nothing for
+/// 2 x ping_ms, and comes back (edge/PROTOCOL.md). Of the time in which it did not run it knows
+/// nothing: that counts from when it runs again.
+constexpr Millis kComesBack = 2 * EdgeNode::kPing + Millis{1000};
 
 std::string text(const json::object& object, const char* name) {
     const json::value* value = object.if_contains(name);
@@ -693,7 +699,8 @@ void ClientNode::check_age(const json::object& message, Mono as_of) const {
 // ---- How far it may be wrong ----
 
 void ClientNode::check_liveness() const {
-    if (!port_ || !subscribed_ || !well() || replay_left_ > 0 || options_.window < 32) {
+    const bool ran = well() && elapsed(thawed_at(), time_.mono()) > kComesBack;
+    if (!port_ || !subscribed_ || !ran || replay_left_ > 0 || options_.window < 32) {
         return;
     }
     const bool client_well = truth_.settled(name(), kOvercome) &&
@@ -721,7 +728,7 @@ void ClientNode::check_liveness() const {
                 }
             }
             bound += broker_well && uplink_well ? Millis{0} : kSilence;
-            bound += client_well ? Millis{0} : 2 * EdgeNode::kPing + Millis{1000};
+            bound += client_well ? Millis{0} : kComesBack;
             bound += producer_well && broker_well && uplink_well ? kSlack : kSlack + kBeat;
             // Nor without hearing of it: what says so may have been lost on the way, one by one.
             if (v1() && poll != nullptr &&
@@ -731,7 +738,7 @@ void ClientNode::check_liveness() const {
                     silence = std::max(silence, 2 * poll->interval + Millis{2000}) + kBeat;
                 }
                 silence += broker_well && uplink_well ? Millis{0} : kSilence + kBeat;
-                silence += client_well ? Millis{0} : 2 * EdgeNode::kPing + Millis{1000};
+                silence += client_well ? Millis{0} : kComesBack;
                 const auto heard = heard_of_.find({stream, belief.poll});
                 if (heard != heard_of_.end() && elapsed(heard->second, time_.mono()) > silence) {
                     fail("P4", "it believes that " + stream.first + "/" + stream.second + "/" +
@@ -745,6 +752,16 @@ void ClientNode::check_liveness() const {
                                " is live, " + std::to_string(elapsed(*good, time_.mono()).count()) +
                                " ms after the last good answer; the bound is " +
                                std::to_string(bound.count()));
+            }
+            // Nor much longer than lists name it: the first that comes after that says so.
+            const auto named = truth_.last_named(stream.first, stream.second, key);
+            if (poll != nullptr && named &&
+                elapsed(*named, time_.mono()) > poll->interval + kUnlisted + bound) {
+                fail("P4", "it believes that " + stream.first + "/" + stream.second + "/" + key +
+                               " is live, " +
+                               std::to_string(elapsed(*named, time_.mono()).count()) +
+                               " ms after an answer named it; the bound is " +
+                               std::to_string((poll->interval + kUnlisted + bound).count()));
             }
         }
     }

@@ -99,6 +99,7 @@ void Process::thaw() {
         return;
     }
     frozen_ = false;
+    thawed_at_ = time_.mono();
     if (time_.chance(50) && core_deadline() <= time_.mono()) {
         on_timer();
     }

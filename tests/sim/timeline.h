@@ -135,6 +135,7 @@ class Process {
     [[nodiscard]] bool well() const { return alive_ && !frozen_; }
     [[nodiscard]] const std::string& name() const { return name_; }
     [[nodiscard]] std::uint64_t life() const { return life_; }
+    [[nodiscard]] Mono thawed_at() const { return thawed_at_; }
 
  protected:
     virtual void on_start() = 0;
@@ -153,6 +154,7 @@ class Process {
     std::string name_;
     bool alive_ = false;
     bool frozen_ = false;
+    Mono thawed_at_{};
     std::uint64_t life_ = 0;
     std::deque<Timeline::Task> waiting_;
     Mono armed_ = Mono::max();

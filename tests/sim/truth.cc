@@ -78,7 +78,7 @@ void Truth::published(const Message& message, std::uint64_t life) {
         said_final_.insert({{message.origin, message.topic}, message.key});
     }
     if (message.kind == Kind::kHead) {
-        heads_[message.origin].push_back({"", {now.wall, now.mono}, life});
+        heads_[message.origin].push_back({"", {now.wall, now.mono}, life, ++order_});
         last_good_[{message.origin, ""}] = now.mono;
     } else if (message.kind == Kind::kEvent) {
         events_[{message.origin, message.topic}].pushed.push_back(
@@ -86,7 +86,7 @@ void Truth::published(const Message& message, std::uint64_t life) {
              life});
     } else if (message.kind == Kind::kValue && message.poll.empty()) {
         told_[{{message.origin, message.topic}, message.key}].push_back(
-            {content_of(message.data), {now.wall, now.mono}, life});
+            {content_of(message.data), {now.wall, now.mono}, life, ++order_});
     } else if (message.kind == Kind::kValue && message.final) {
         said_[{{message.origin, message.topic}, message.key}].push_back(
             {content_of(message.data), message.age.as_of.value_or(AsOf{now.wall, now.mono}), life});
@@ -287,10 +287,7 @@ std::optional<Mono> Truth::was(const std::string& origin, const std::string& top
     const auto at = [&](const Said& moment) {
         const Said* current = nullptr;
         for (const Said& change : told->second) {
-            if (change.life == moment.life && change.at.mono <= moment.at.mono) {
-                if (change.at.mono == moment.at.mono && change.content == content) {
-                    return true;
-                }
+            if (change.life == moment.life && change.order <= moment.order) {
                 current = &change;
             }
         }
@@ -342,6 +339,12 @@ const PollRules* Truth::poll(const std::string& origin, const std::string& name)
 std::optional<Mono> Truth::last_good(const std::string& origin, const std::string& poll) const {
     const auto found = last_good_.find({origin, poll});
     return found == last_good_.end() ? std::nullopt : std::optional(found->second);
+}
+
+std::optional<Mono> Truth::last_named(const std::string& origin, const std::string& topic,
+                                      const std::string& key) const {
+    const auto said = said_.find({{origin, topic}, key});
+    return said == said_.end() ? std::nullopt : std::optional(said->second.back().at.mono);
 }
 
 bool Truth::answered_at(const std::string& origin, const std::string& poll, Wall as_of) const {

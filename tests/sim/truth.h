@@ -56,6 +56,7 @@ class Truth {
         std::string content;
         AsOf at;
         std::uint64_t life = 0;
+        std::uint64_t order = 0;  // Among what was said at the same time, too.
     };
 
     explicit Truth(Timeline& time) : time_(time) {}
@@ -114,6 +115,10 @@ class Truth {
     /// The last good answer of a poll, or the last head of an origin (poll empty).
     [[nodiscard]] std::optional<Mono> last_good(const std::string& origin,
                                                 const std::string& poll) const;
+    /// When a good answer last named this key.
+    [[nodiscard]] std::optional<Mono> last_named(const std::string& origin,
+                                                 const std::string& topic,
+                                                 const std::string& key) const;
     /// Whether the poll had a good answer at that time.
     [[nodiscard]] bool answered_at(const std::string& origin, const std::string& poll,
                                    Wall as_of) const;
@@ -159,6 +164,7 @@ class Truth {
     std::map<KeyName, std::vector<Said>> said_;  // Polled state: each good answer.
     std::map<KeyName, std::vector<Said>> told_;  // State without a poll: each change.
     std::map<std::string, std::vector<Said>> heads_;
+    std::uint64_t order_ = 0;
     std::map<StreamName, Mono> last_good_;
     std::map<std::pair<std::string, std::string>, std::set<Wall>> answers_;
     std::map<StreamName, Mono> good_since_;
