@@ -1,5 +1,6 @@
 // A queue for what is empty nearly always and there for each client: without items it holds no
-// memory (libstdc++'s std::deque: 576 bytes), with a few of them a small vector.
+// memory (libstdc++'s std::deque: 576 bytes), with a few of them a small vector, which it keeps for
+// the next burst.
 //
 //     queue.push_back(item);  use(queue.front());  queue.pop_front();  queue[i]
 //
@@ -25,12 +26,19 @@ class Fifo {
     auto begin() const { return std::next(items_.begin(), static_cast<std::ptrdiff_t>(first_)); }
     auto end() const { return items_.end(); }
 
-    void push_back(T item) { items_.push_back(std::move(item)); }
+    void push_back(T item) {
+        if (items_.size() == 1 && items_.capacity() == 1) {
+            items_.reserve(kFew);  // One is usual; where there is a second one, more follow.
+        }
+        items_.push_back(std::move(item));
+    }
     void pop_front() {
-        items_[first_++] = T{};  // What it shares is free now.
-        if (empty()) {
+        if (size() == 1) {
             clear();
-        } else if (first_ >= kGap && first_ * 2 >= items_.size()) {
+            return;
+        }
+        items_[first_++] = T{};  // What it shares is free now.
+        if (first_ >= kGap && first_ * 2 >= items_.size()) {
             items_.erase(items_.begin(), begin());
             first_ = 0;
         }
@@ -52,7 +60,9 @@ class Fifo {
 
  private:
     static constexpr std::size_t kGap = 32;  // Places that may be unused at the front.
-    static constexpr std::size_t kKept = 2;  // Items that an empty queue keeps room for.
+    static constexpr std::size_t kFew = 8;
+    static constexpr std::size_t kKept =
+        16;  // Items that an empty queue keeps room for, once used.
 
     std::vector<T> items_;
     std::size_t first_ = 0;
