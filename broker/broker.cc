@@ -815,7 +815,7 @@ std::vector<PollState> Broker::polls(Now now) const {
                 .report.after.clear();  // The producer's positions; visible means delivered.
             // A silence that this broker has slept through, or that is not committed yet.
             Age& age = polls.back().age;
-            const auto silence = freshness_.silence_now(origin, it->first.second, now);
+            const auto silence = freshness_.silence_now(it->second, now);
             if (silence && age.quality == Quality::kLive) {
                 age.quality = Quality::kStale;
                 age.reason = *silence;

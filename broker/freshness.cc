@@ -139,12 +139,14 @@ void Freshness::on_head(const std::string& name, Mono sent, Now now) {
     origin.head = std::max(origin.head, sent);
 }
 
-std::optional<std::string_view> Freshness::silence_now(const std::string& origin,
-                                                       const std::string& poll, Now now) const {
-    const Poll* known = known_poll(origin, poll);
-    return known == nullptr
-               ? std::nullopt
-               : silence_in(origins_.find(origin)->second.head, known->heard, known->state, now);
+std::optional<std::string_view> Freshness::silence_now(const PollState& shown, Now now) const {
+    const Poll* known = known_poll(shown.origin, shown.report.poll);
+    if (known == nullptr) {
+        return std::nullopt;
+    }
+    const bool answered = shown.age.as_of && !is_state_poll(shown.report.poll);
+    const Mono heard = answered ? std::min(known->heard, shown.age.as_of->mono) : known->heard;
+    return silence_in(origins_.find(shown.origin)->second.head, heard, known->state, now);
 }
 
 std::optional<std::string_view> Freshness::silence_of_value(const std::string& origin,

@@ -62,9 +62,9 @@ class Freshness {
     std::optional<Change> on_report(const std::string& origin, const Report& report,
                                     std::uint64_t seq, Mono sent, Now now);
     void on_head(const std::string& origin, Mono sent, Now now);
-    /// The silence that is complete now, whether or not on_tick() has told of it.
-    [[nodiscard]] std::optional<std::string_view> silence_now(const std::string& origin,
-                                                              const std::string& poll,
+    /// The silence that is complete now of a poll as others know it, whether or not on_tick() has
+    /// told of it: what was heard since may wait in a commit.
+    [[nodiscard]] std::optional<std::string_view> silence_now(const PollState& shown,
                                                               Now now) const;
     /// Why a value that was sent then is not live when it arrives: whatever was heard of its poll
     /// since, it says nothing of now; or its poll is silent, which only a report ends: nobody would

@@ -754,9 +754,9 @@ void ClientNode::check_liveness() const {
                                std::to_string(bound.count()));
             }
             // Nor much longer than lists name it: the first that comes after that says so. (Not
-            // where transitions are told anew, or late: README.md, "What is known".)
+            // where transitions are told anew: README.md, "What is known".)
             const auto named = truth_.last_named(stream.first, stream.second, key);
-            if (poll != nullptr && named && !truth_.told_late_lately() &&
+            if (poll != nullptr && named && !truth_.flowed_lately() &&
                 elapsed(*named, time_.mono()) > poll->interval + kUnlisted + bound) {
                 fail("P4", "it believes that " + stream.first + "/" + stream.second + "/" + key +
                                " is live, " +

@@ -83,15 +83,6 @@ class Truth {
     [[nodiscard]] bool flowed_lately() const {
         return flows_ || (flowed_ != Mono{} && elapsed(flowed_, time_.mono()) < Millis{15'000});
     }
-    /// A commit hangs: what it holds goes out when that ends, as it was before.
-    void hangs(bool on) {
-        hangs_ = on;
-        hung_ = time_.mono();
-    }
-    [[nodiscard]] bool told_late_lately() const {
-        return flowed_lately() || hangs_ ||
-               (hung_ != Mono{} && elapsed(hung_, time_.mono()) < Millis{15'000});
-    }
     void life_of(const std::string& origin, std::uint64_t life) { lives_[origin] = life; }
 
     // ---- Faults, by hop: "producer nas", "broker", "uplink edge-1", "edge edge-1", "client c1"
@@ -185,8 +176,6 @@ class Truth {
     std::set<KeyName> said_final_;
     bool flows_ = false;
     Mono flowed_{};
-    bool hangs_ = false;
-    Mono hung_{};
     std::vector<Row> rows_;
     std::string epoch_;
     std::map<std::string, Hop> hops_;

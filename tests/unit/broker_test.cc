@@ -769,6 +769,27 @@ TEST_F(BrokerTest, ACommitThatDoesNotReturnHoldsTheHeadBackUntilItDoes) {
     EXPECT_EQ(std::get<protocol::Snapshot>(world.answers[0]).pos, world.broker->pos());
 }
 
+TEST_F(BrokerTest, WhatACommitHeldForLongerThanASilenceMayLastIsNotCalledLive) {
+    Producer& nas = world.producer("nas");
+    nas.value("a", "1");
+    nas.good_report({"a"});
+    world.hold_commits = true;
+    for (int i = 0; i < 4; ++i) {
+        world.advance(Seconds{5});
+        nas.value("a", std::to_string(i));
+        nas.good_report({"a"});
+    }
+    world.finish_commit();  // The first of them; the others are in the next.
+    const Age told = world.head.head().polls.front().age;
+    EXPECT_EQ(Quality::kStale, told.quality);
+    EXPECT_EQ("POLL_SILENT", told.reason);
+    EXPECT_EQ(Seconds{20}, elapsed(told.as_of->mono, world.now.mono));
+    world.hold_commits = false;
+    world.finish_commit();
+    world.settle();
+    EXPECT_EQ(Quality::kLive, world.head.head().polls.front().age.quality);
+}
+
 TEST_F(BrokerTest, AnEdgeThatAskedDuringACommitThatThenFailsIsAnswered) {
     Producer& nas = world.producer("nas");
     world.hold_commits = true;
