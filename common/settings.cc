@@ -401,7 +401,8 @@ std::vector<Section> schema(Settings& s) {
            "A client for which something waits, and which takes nothing for so long, is closed.",
            10, 24 * kHour},
           {"io_uring", &s.edge.io_uring,
-           "One system call for what waits for many clients: \"auto\" (where the kernel allows it), "
+           "One system call for what waits for many clients: \"auto\" (where the kernel allows "
+           "it), "
            "\"on\" (for few, too; where it is not allowed the edge does not start) or \"off\".",
            0, 0, check_io_uring},
           {"drain_notice", &s.edge.drain_notice,

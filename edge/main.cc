@@ -43,7 +43,7 @@ std::vector<std::string> subscriptions(const std::vector<std::string>& topics) {
 class Edge {
  public:
     Edge(const Settings& settings, bus::Curve curve, std::unique_ptr<Access> access,
-         std::shared_ptr<tls::Server> tls, std::shared_ptr<SendBatch> batch)
+         std::shared_ptr<tls::Server> tls, std::shared_ptr<SendBatch> send_batch)
         : settings_(settings),
           access_(std::move(access)),
           tls_(std::move(tls)),
@@ -69,7 +69,7 @@ class Edge {
                  .waiting_max = settings.edge.clients_waiting_max,
                  .clients_per_address_max = settings.edge.clients_per_address_max,
                  .write_timeout = settings.edge.write_timeout,
-                 .batch = std::move(batch),
+                 .batch = std::move(send_batch),
                  .batch_min = settings.edge.io_uring == "on" ? 1u : WireOptions().batch_min,
                  .before_input = [this](Now now) { catch_up(now); }},
                 Random::from_system()),
