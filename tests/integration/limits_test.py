@@ -328,7 +328,7 @@ def test_who_does_not_take_its_pongs_is_not_read_from_and_then_closed(edge):
         hostile.message("hello")
         good.message("hello")
         flood = Flood(hostile, frame(TEXT, PING_TEXT))
-        until(lambda: flood() and met(edge, "write_timeout"), what="it is closed")
+        until(lambda: flood() and met(edge, "write_timeout"), timeout=30, what="it is closed")
         assert met(edge, "client_answer_bytes_max") >= 1
         until(lambda: edge.metrics()["sigmacast_edge_clients"] == 1, what="it is gone")
         good.send(frame(TEXT, PING_TEXT))
@@ -341,7 +341,7 @@ def test_control_pings_that_nobody_reads_the_pongs_of_stop_the_reading(edge):
         hostile.message("hello")
         before = edge.stat()[1]
         flood = Flood(hostile, frame(PING, b"x" * 125))
-        until(lambda: flood() and met(edge, "write_timeout"), what="it is closed")
+        until(lambda: flood() and met(edge, "write_timeout"), timeout=30, what="it is closed")
         # (A sanitizer keeps what is freed for a while.)
         assert edge.stat()[1] - before < (8 << 20) * PATIENCE ** 2, "one pong waits"
     assert served(edge)
