@@ -41,7 +41,7 @@ if(SIGMACAST_SANITIZE)
   target_compile_options(sigmacast_flags INTERFACE -fsanitize=${SIGMACAST_SANITIZE} -fno-omit-frame-pointer)
   target_link_options(sigmacast_flags INTERFACE -fsanitize=${SIGMACAST_SANITIZE})
   # With a sanitizer's checks between, g++ no longer sees what is set.
-  target_compile_options(sigmacast_flags INTERFACE -Wno-maybe-uninitialized)
+  target_compile_options(sigmacast_flags INTERFACE $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
 endif()
 if(SIGMACAST_SANITIZE MATCHES undefined AND NOT SIGMACAST_FUZZ)
   # These three look at each use of a pointer and take g++ as long as all the rest. The address sanitizer sees what a null
