@@ -402,8 +402,8 @@ std::vector<Section> schema(Settings& s) {
            10, 24 * kHour},
           {"io_uring", &s.edge.io_uring,
            "One system call for what waits for many clients: \"auto\" (where the kernel allows "
-           "it), "
-           "\"on\" (for few, too; where it is not allowed the edge does not start) or \"off\".",
+           "it), \"on\" (for few, too; where it is not allowed the edge does not start) or "
+           "\"off\".",
            0, 0, check_io_uring},
           {"drain_notice", &s.edge.drain_notice,
            "SIGTERM: how long it is not ready and still lets clients in, so that a balancer sees "

@@ -61,8 +61,7 @@ class Fifo {
  private:
     static constexpr std::size_t kGap = 32;  // Places that may be unused at the front.
     static constexpr std::size_t kFew = 8;
-    static constexpr std::size_t kKept =
-        16;  // Items that an empty queue keeps room for, once used.
+    static constexpr std::size_t kKept = 16;  // Of the room it has had, what it keeps when empty.
 
     std::vector<T> items_;
     std::size_t first_ = 0;

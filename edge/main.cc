@@ -102,10 +102,7 @@ class Edge {
                   catch_up(now);
                   respond(rest_.answer(request, now));
               },
-              [this](http::Upgrade& upgrade) {
-                  catch_up(system_now());
-                  return wire_.accept(upgrade);
-              }) {}
+              [this](http::Upgrade& upgrade) { return wire_.accept(upgrade); }) {}
 
     int run() {
         if (const auto listening = server_.start(); !listening) {
@@ -214,8 +211,9 @@ class Edge {
             if (uplink->up) {
                 log_info("uplink up", {{"pos", hub_.cache().pos()}});
             } else {
-                log_warn("uplink down: no head of the broker, values are told as stale",
-                         {{"feed", settings_.broker.feed}, {"pos", hub_.cache().pos()}});
+                log_warn(
+                    "uplink down: no head of the broker, or no repair; values are told as stale",
+                    {{"feed", settings_.broker.feed}, {"pos", hub_.cache().pos()}});
             }
         } else if (const auto* snapshot = std::get_if<protocol::Snapshot>(&step)) {
             log_info("snapshot applied", {{"epoch", snapshot->epoch},

@@ -2,7 +2,7 @@
 // the kernel and back is paid once for all of them.
 //
 //     auto batch = SendBatch::make();           // or why it is not to be had
-//     batch->add(fd, outbox);                   // for each; nothing is copied
+//     batch->add(fd, outbox, counters);         // for each; nothing is copied
 //     batch->send(counters);                    // and the outboxes hold what was not taken
 //
 // Only ever a head start: of a socket that takes a part, or nothing, or that has failed, the outbox
@@ -19,7 +19,6 @@
 
 #include <cstddef>
 #include <memory>
-#include <string>
 
 #include "common/result.h"
 #include "edge/outbox.h"

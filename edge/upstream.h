@@ -4,11 +4,11 @@
 // Joining: the feed is subscribed before start() is called; start() asks for a snapshot; what
 // arrives meanwhile waits (bounded); then what the snapshot holds is dropped. Afterwards one
 // Receiver per (origin, topic) keeps order and asks for what is missing. A Receiver that gives up,
-// or another log epoch, leads to a new snapshot. The uplink is down when no head
-// has come for kUplinkSilence, or nothing of a hole: what is behind it, no report vouches for. It
-// is up again when heads return and every hole is filled. A log that says a position below one that
-// it sent under the same epoch has lost rows: a new snapshot, at once, and the request says how far
-// the log had come, so that it gets a new epoch.
+// or another log epoch, leads to a new snapshot. The uplink is down when no head has come for
+// kUplinkSilence, or nothing of a hole: what is behind it, no report vouches for. It is up again
+// when heads return and every hole is filled. A log that says a position below one that it sent
+// under the same epoch has lost rows: a new snapshot, at once, and the request says how far the log
+// had come, so that it gets a new epoch.
 //
 //     Output out = upstream.on_message(message, now);   // do out.steps in order, send out.requests
 //     timer at upstream.deadline() -> upstream.on_timer(now)

@@ -692,6 +692,10 @@ bool Wire::accept(http::Upgrade& upgrade) {
     if (!events && path != "/ws" && path != "/ws/") {
         return false;
     }
+    const Now now = system_now();
+    if (impl_->options.before_input) {
+        impl_->options.before_input(now);
+    }
     std::optional<Grant> grant;
     if (refuse(upgrade.request, grant, impl_->counters)) {
         ++impl_->counters.refused;
@@ -701,10 +705,6 @@ bool Wire::accept(http::Upgrade& upgrade) {
         impl_->add(make_event_stream(*impl_, upgrade, std::move(*grant),
                                      *read_events_request(upgrade.request)));
     } else {
-        const Now now = system_now();
-        if (impl_->options.before_input) {
-            impl_->options.before_input(now);
-        }
         impl_->add(std::make_shared<Connection>(*impl_, upgrade, std::move(grant), now));
     }
     return true;
