@@ -264,26 +264,39 @@ const Cache::Poll* Cache::find_poll(std::string_view origin, std::string_view po
     return known == poll_index_.end() ? nullptr : known->second;
 }
 
-const Cache::Poll* Cache::transition(const Message& message) {
+Cache::TransitionChange Cache::transition(const Message& message) {
     set_pos(message.pos);
+    TransitionChange change;
     const auto known = poll_index_.find({message.origin, message.poll});
-    Poll* poll = known == poll_index_.end() ? nullptr : known->second;
+    const Poll* poll = known == poll_index_.end() ? nullptr : known->second;
     if (poll) {
-        take_quality(poll->state.age, message.age);
+        take_quality(known->second->state.age, message.age);
     }
+    change.poll = poll;
     const Entries* entries = find(message.origin, message.topic);
-    for (auto it = entries ? entries->begin() : Entries::const_iterator{};
-         entries && it != entries->end(); ++it) {
-        if (it->second->poll == message.poll && named(message.keys, it->first)) {
-            take_quality(*it->second, message.age);
-            // Clients take it from the transition, too. (A poll's own report follows at once, and
-            // knows which keys it has seen.)
-            if (is_state_poll(message.poll)) {
-                take_newer(*it->second, message.age.as_of);
-            }
+    if (!entries) {
+        return change;
+    }
+    const bool is_state = is_state_poll(message.poll);
+    const Report none;
+    const Named listed(poll ? poll->state.report : none);
+    for (const auto& [key, value] : *entries) {
+        if (value->poll != message.poll || !named(message.keys, key)) {
+            continue;
+        }
+        if (poll && !is_state && !vouches(*poll, listed, *value)) {
+            change.left.push_back(key);
+            take_quality(*value, left_age(*poll));
+            continue;
+        }
+        take_quality(*value, message.age);
+        // Clients take it from the transition, too. (A poll's own report knows which keys it has
+        // seen.)
+        if (is_state) {
+            take_newer(*value, message.age.as_of);
         }
     }
-    return poll;
+    return change;
 }
 
 Cache::Poll* Cache::make_poll(PollState state) {

@@ -53,8 +53,13 @@ class Cache {
     /// JSON; the value before it stays, and is stale from then on.
     Result<std::shared_ptr<const Value>> put(const Message& message);
 
-    /// A transition of the broker's. Returns its poll, or nullptr where nothing is known of it.
-    const Poll* transition(const Message& message);
+    /// A transition of the broker's. Returns its poll (nullptr where nothing is known of it) and
+    /// the keys that it calls live and the poll's lists do not name.
+    struct TransitionChange {
+        const Poll* poll = nullptr;
+        std::vector<std::string> left;
+    };
+    TransitionChange transition(const Message& message);
 
     /// A newer state of a poll. Values that a good report names are as new as the report.
     /// Returns the poll (nullptr for one without a name or a topic), whether quality, reason or

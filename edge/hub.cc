@@ -748,7 +748,8 @@ void Hub::send_legacy(const Value& value, Now now) {
 
 void Hub::on_transition(const Message& message, Now now) {
     const Stream* stream = cache_.stream(message.origin, message.topic);
-    const Cache::Poll* poll = cache_.transition(message);
+    Cache::TransitionChange change = cache_.transition(message);
+    const Cache::Poll* poll = change.poll;
     if (!stream) {
         return;
     }
@@ -760,6 +761,9 @@ void Hub::on_transition(const Message& message, Now now) {
                                 .pos = message.pos,
                                 .age = cache_.effective(message.age)};
     tell_transition(transition, poll ? slot_of(*poll) : 0, now);
+    if (!change.left.empty()) {
+        tell_keys(*poll, std::move(change.left), Cache::left_age(*poll), 0, now);
+    }
     if (poll && is_legacy_origin(message.origin)) {
         render_due(*poll, now.mono + kRenderDelay);
     }

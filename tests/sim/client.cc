@@ -753,10 +753,9 @@ void ClientNode::check_liveness() const {
                                " ms after the last good answer; the bound is " +
                                std::to_string(bound.count()));
             }
-            // Nor much longer than lists name it: the first that comes after that says so. (Not
-            // where transitions are told anew: README.md, "What is known".)
+            // Nor much longer than lists name it: the first that comes after that says so.
             const auto named = truth_.last_named(stream.first, stream.second, key);
-            if (poll != nullptr && named && !truth_.flowed_lately() &&
+            if (poll != nullptr && named &&
                 elapsed(*named, time_.mono()) > poll->interval + kUnlisted + bound) {
                 fail("P4", "it believes that " + stream.first + "/" + stream.second + "/" + key +
                                " is live, " +

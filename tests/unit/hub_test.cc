@@ -917,6 +917,33 @@ TEST_F(HubTest, AJobThatListsDoNotNameForLongIsToldStaleUntilOneNamesItAgain) {
     EXPECT_EQ(listed[0].at("quality"), "live");
 }
 
+/// The broker tells its transitions anew when the disk takes commits again, and no report follows.
+TEST_F(HubTest, ATransitionThatIsToldAnewCallsNoUnlistedJobLive) {
+    join();
+    const Make job{.topic = "compression.update", .key = "j", .poll = "jobs"};
+    const Make summary{.topic = "compression.update", .poll = "jobs", .seq = 2};
+    apply(value(job, clock_.now()));
+    apply(value(summary, clock_.now()));
+    poll(job, 1, live(clock_.now()), {{"j", ""}});
+    clock_.advance(Seconds{10});
+    poll(job, 2, live(clock_.now()), {{""}});
+    Session& session = v1("compression.update");
+    Session& old = legacy();
+    apply(transition({.topic = job.topic, .poll = job.poll, .seq = 3}, live(clock_.now()),
+                     clock_.now()));
+    const auto told = read(session);
+    ASSERT_THAT(types(told), ElementsAre("transition", "transition"));
+    EXPECT_EQ(told[0].at("quality"), "live") << "it has its place in the stream";
+    EXPECT_EQ(told[1].at("data").at("keys").as_array(), boost::json::array{"j"});
+    EXPECT_EQ(told[1].at("quality"), "stale");
+    EXPECT_EQ(told[1].at("reason"), "NOT_LISTED");
+    wait(Seconds{1});
+    const auto rendered = read(old);
+    ASSERT_EQ(rendered.size(), 2u);
+    EXPECT_EQ(rendered[0].at("data").at("error_code"), "NOT_LISTED");
+    EXPECT_EQ(rendered[1].at("data").at("stale"), false);
+}
+
 TEST_F(HubTest, WhileAPollFailsItSaysWhyItsUnlistedKeysAreOldToo) {
     join();
     const Make job{.topic = "compression.update", .key = "j", .poll = "jobs"};
