@@ -904,6 +904,12 @@ void Hub::step(Upstream::UplinkChange& change, Now now) {
     }
     if (change.up) {
         history_.start_over();
+    } else {
+        for (const Gone& each : gone_) {  // How they ended, nobody can say for now.
+            if (is_gone(*each.last)) {
+                send_legacy(*each.last, now);
+            }
+        }
     }
     work(now);
     on_timer(now);
@@ -1033,19 +1039,23 @@ void Hub::step(protocol::Range& answer, Now now) {
     }
 }
 
-/// What lives after all is not to be told, nor what is of an origin that they see no more. Where
-/// the log has not said how it ended, nobody knows.
+/// Not what lives after all, nor what is of an origin that they see no more.
+bool Hub::is_gone(const Value& last) const {
+    const Stream& of = *last.stream;
+    return is_legacy_origin(of.origin) && !cache_.find(of.origin, of.topic, last.key);
+}
+
+/// Where the log has not said how it ended, nobody knows.
 void Hub::tell_ends(Now now) {
     if (gone_.empty() || legacy_origin_.empty() || elapsed(gone_since_, now.mono) < kAnswerMax) {
         return;
     }
     std::erase_if(gone_, [&](const Gone& each) {
         const Value& last = *each.last;
-        const Stream& of = *last.stream;
-        if (!is_legacy_origin(of.origin) || cache_.find(of.origin, of.topic, last.key)) {
+        if (!is_gone(last)) {
             return true;
         }
-        const Cache::Poll* poll = cache_.find_poll(of.origin, last.poll);
+        const Cache::Poll* poll = cache_.find_poll(last.stream->origin, last.poll);
         const Report* report = poll && !poll->is_state() ? &poll->state.report : nullptr;
         // A list from before the value says nothing of it: a broker that starts again knows that
         // one.

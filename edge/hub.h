@@ -218,6 +218,7 @@ class Hub {
     void send_legacy(const Value& value, Now now);
     void seek_ends(std::vector<std::shared_ptr<const Value>> gone, const std::string& origin,
                    const protocol::Snapshot& snapshot, bool same, Now now);
+    [[nodiscard]] bool is_gone(const Value& last) const;
     void tell_ends(Now now);
     void tell_unknown_end(const Value& last, Now now);
 

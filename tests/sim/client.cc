@@ -628,7 +628,7 @@ void ClientNode::on_value(const StreamName& stream, const json::object& message,
             fail("P5", "told of an end that nobody has said: " + json::serialize(message));
         }
         keys.erase(key);
-        ended_.insert({stream, key});
+        ended_[{stream, key}] = std::nullopt;
         return;
     }
     check_belief(stream, key, belief, replay ? "a snapshot" : "a value");
@@ -640,16 +640,22 @@ void ClientNode::on_value(const StreamName& stream, const json::object& message,
     } else {
         fail("P4", "a value without as_of: " + json::serialize(message));
     }
+    const bool volatile_value = message.contains("durable");
     if (flag(message, "final")) {
         keys.erase(key);
         if (!key.empty() && stream.second != "breaker.status") {
-            ended_.insert({stream, key});
+            ended_[{stream, key}] =
+                volatile_value ? std::optional(truth_.restarts()) : std::nullopt;
         }
         return;
     }
-    const bool volatile_value = message.contains("durable");
-    if (ended_.contains({stream, key}) && !replay && !volatile_value) {
-        fail("P1", "key " + key + " of " + stream.second + " has ended, and comes again");
+    const auto ended = ended_.find({stream, key});
+    if (ended != ended_.end() && !replay && !volatile_value) {
+        // What the disk had refused is lost with its broker, until the producer says it again.
+        if (!ended->second || *ended->second == truth_.restarts()) {
+            fail("P1", "key " + key + " of " + stream.second + " has ended, and comes again");
+        }
+        ended_.erase(ended);
     }
     const auto before = keys.find(key);
     if (before != keys.end() && !replay && belief.seq != 0 && belief.seq < before->second.seq) {
@@ -753,9 +759,10 @@ void ClientNode::check_liveness() const {
                                " ms after the last good answer; the bound is " +
                                std::to_string(bound.count()));
             }
-            // Nor much longer than lists name it: the first that comes after that says so.
+            // Nor much longer than lists name it: the first that comes after that says so. (Behind
+            // the transition that calls its poll live again.)
             const auto named = truth_.last_named(stream.first, stream.second, key);
-            if (poll != nullptr && named &&
+            if (poll != nullptr && named && elapsed(belief.told, time_.mono()) > kSlack &&
                 elapsed(*named, time_.mono()) > poll->interval + kUnlisted + bound) {
                 fail("P4", "it believes that " + stream.first + "/" + stream.second + "/" + key +
                                " is live, " +

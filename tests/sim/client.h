@@ -131,7 +131,8 @@ class ClientNode final : public Process {
     std::map<StreamName, std::uint64_t> seen_pos_;      // Newest log position seen of each.
     std::uint64_t subscribed_since_ = 0;  // The log's position when the subscription was answered.
     std::uint64_t checked_ = 0;           // Up to here bookmarks have been checked.
-    std::set<std::pair<StreamName, std::string>> ended_;
+    // With how often the broker had started, where an end came that the log did not have.
+    std::map<std::pair<StreamName, std::string>, std::optional<std::uint64_t>> ended_;
     std::string epoch_;
     std::uint64_t bookmark_ = 0;
     std::uint64_t hello_pos_ = 0;

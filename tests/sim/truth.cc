@@ -195,6 +195,7 @@ void Truth::check_position(const storage::Position& position) {
 }
 
 void Truth::restarted(const storage::Loaded& loaded) {
+    ++restarts_;
     if (epoch_.empty()) {
         epoch_ = loaded.epoch;
     }

@@ -72,6 +72,7 @@ class Truth {
     void published(const Message& message, std::uint64_t life);
     void committed(const storage::Batch& batch, const Result<storage::Committed>& result);
     void restarted(const storage::Loaded& loaded);
+    [[nodiscard]] std::uint64_t restarts() const { return restarts_; }
     /// A producer is told what is durable.
     void told_durable(const std::string& origin, std::uint64_t epoch,
                       const std::vector<Mark>& marks);
@@ -180,6 +181,7 @@ class Truth {
     std::string epoch_;
     std::map<std::string, Hop> hops_;
     std::uint64_t trimmed_ = 0;
+    std::uint64_t restarts_ = 0;  // Of the broker.
 };
 
 }  // namespace sigmacast::sim

@@ -689,6 +689,25 @@ TEST_F(HubGoneTest, AnEndThatComesByItselfIsNotToldAgain) {
     EXPECT_THAT(ends(session), IsEmpty());
 }
 
+TEST_F(HubGoneTest, WhereTheBrokerGoesBeforeTheEndIsKnownTheJobIsStaleToo) {
+    Session& session = shown();
+    rejoin(9);
+    read(session);
+    apply(Upstream::UplinkChange{false});
+    std::vector<std::string> stale;
+    for (const Object& message : read(session)) {
+        if (message.at("type").as_string() == kJobs.topic &&
+            message.at("reason") == "BROKER_UNREACHABLE") {
+            stale.emplace_back(message.at("key").as_string());
+        }
+    }
+    EXPECT_THAT(stale, ::testing::UnorderedElementsAre("a", "b"));
+    apply(Upstream::UplinkChange{true});
+    clock_.advance(Hub::kAnswerMax);
+    poll(kJobs, 10, live(clock_.now()), {{"a"}});
+    EXPECT_THAT(ends(session), ElementsAre("b unknown"));
+}
+
 TEST_F(HubGoneTest, ALongAbsenceCostsTheBrokerOnePageOfItsLog) {
     shown();
     rejoin(1'000'000);
