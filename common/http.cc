@@ -760,6 +760,8 @@ void Server::Impl::on_accept(const ErrorCode& error, tcp::socket socket) {
     if (failures > 0) {
         log_info("accepting again", {{"failures", std::exchange(failures, 0)}});
     }
+    // Numbers of descriptors are given from below: there are no more than this.
+    shared->loop.reserve_descriptors(static_cast<std::size_t>(socket.native_handle()));
     std::string from = peer.address().to_string();
     const std::string key = address_key(from);
     if (shared->addresses.full(key, shared->options.connections_per_address_max)) {

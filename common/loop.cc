@@ -1,14 +1,18 @@
 #include "common/loop.h"
 
+#include <sys/eventfd.h>
+
 #include <algorithm>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <chrono>
 #include <csignal>
 #include <utility>
+#include <vector>
 
 namespace sigmacast {
 namespace asio = boost::asio;
@@ -19,6 +23,8 @@ namespace {
 // is cut into slices of this length, so that a timer is at most this late after a resume.
 constexpr Micros kSliceMax = Seconds(60);
 
+constexpr std::size_t kDescriptorsAtOnce = 256;
+
 }  // namespace
 
 struct Loop::Impl {
@@ -27,6 +33,7 @@ struct Loop::Impl {
     asio::signal_set signals{context};
     asio::signal_set hangups{context};
     std::function<void()> on_hangup;
+    std::size_t reserved = 0;  // Descriptors.
 
     void wait_for_hangup() {
         hangups.async_wait([this](const boost::system::error_code& error, int) {
@@ -71,6 +78,20 @@ void Loop::on_hangup(std::function<void()> handler) {
     impl_->on_hangup = std::move(handler);
     impl_->hangups.add(SIGHUP);
     impl_->wait_for_hangup();
+}
+
+void Loop::reserve_descriptors(std::size_t count) {
+    while (impl_->reserved < count) {
+        impl_->reserved += kDescriptorsAtOnce;
+        std::vector<asio::posix::stream_descriptor> together;
+        while (together.size() < kDescriptorsAtOnce) {
+            const int fd = ::eventfd(0, EFD_CLOEXEC);
+            if (fd < 0) {
+                return;  // So near the limit the rest is made one by one.
+            }
+            together.emplace_back(impl_->context, fd);
+        }
+    }
 }
 
 asio::io_context& Loop::context() {

@@ -4,6 +4,7 @@
 // Everything but post() and stop() is to be called on the loop's thread (or before run()).
 #pragma once
 
+#include <cstddef>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -34,6 +35,11 @@ class Loop {
     void on_terminate(std::function<void()> handler);
     /// Calls `handler`, on the loop, at each SIGHUP, which ends the process otherwise.
     void on_hangup(std::function<void()> handler);
+
+    /// Has Asio make what it keeps of a descriptor for `count` of them, in steps of many at once.
+    /// It keeps that for ever: made one by one it would lie among what each client has, and no page
+    /// of those that left could be given back.
+    void reserve_descriptors(std::size_t count);
 
     boost::asio::io_context& context();
 
