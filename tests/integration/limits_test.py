@@ -347,6 +347,19 @@ def test_control_pings_that_nobody_reads_the_pongs_of_stop_the_reading(edge):
     assert served(edge)
 
 
+@pytest.mark.skipif(PATIENCE >= 4, reason="a sanitizer keeps what is freed")
+def test_what_many_clients_had_goes_back_to_the_system(edge):
+    """A page goes back only as a whole: nothing that stays may lie among what they had."""
+    edge = edge()
+    with contextlib.ExitStack() as clients:
+        before = edge.stat()[1]
+        for _ in range(2_000):
+            clients.enter_context(Raw(edge.port)).message("hello")
+        grown = edge.stat()[1] - before
+    until(lambda: edge.metrics()["sigmacast_edge_clients"] == 0, what="they are gone")
+    until(lambda: edge.stat()[1] - before < grown / 2, what=f"half of {grown >> 10} KiB is back")
+
+
 def test_a_silent_client_is_not_closed_for_taking_nothing_where_nothing_waits(edge):
     edge = edge(write_timeout="100ms", heartbeat_interval="1s")
     with Raw(edge.port) as idle:
