@@ -405,6 +405,10 @@ std::vector<Section> schema(Settings& s) {
            "it), \"on\" (for few, too; where it is not allowed the edge does not start) or "
            "\"off\".",
            0, 0, check_io_uring},
+          {"flush_interval", &s.edge.flush_interval,
+           "While much happens, what waits for clients leaves together, no sooner than this after "
+           "the last time: less work for the edge, and so much later for them. 0: always at once.",
+           0, 100},
           {"drain_notice", &s.edge.drain_notice,
            "SIGTERM: how long it is not ready and still lets clients in, so that a balancer sees "
            "it "

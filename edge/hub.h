@@ -153,6 +153,7 @@ class Hub {
 
     /// The sessions for which something was queued, or which are to be closed, since the last call.
     std::vector<Session*> take_touched();
+    [[nodiscard]] bool has_touched() const { return !touched_.empty(); }
 
     [[nodiscard]] const Cache& cache() const { return cache_; }
     [[nodiscard]] std::size_t sessions() const { return sessions_.size(); }

@@ -293,9 +293,12 @@ error_code send_waiting(Outbox& outbox, Transport& transport, WireCounters& coun
 }
 
 Wire::Impl::Impl(Loop& on, Hub& to, WireOptions with, Random from)
-    : loop(on), hub(to), options(std::move(with)), random(std::move(from)), sweep(on, [this] {
-          sweep_all();
-      }) {
+    : loop(on),
+      hub(to),
+      options(std::move(with)),
+      random(std::move(from)),
+      sweep(on, [this] { sweep_all(); }),
+      pace(on, [this] { flush(); }) {
     sweep.set(system_now().mono + kSweep);
 }
 
@@ -314,6 +317,18 @@ void Wire::Impl::remove(const Client& client, Session* session) {
     std::swap(clients[index], clients.back());
     clients[index]->index = index;
     clients.pop_back();  // Whoever calls keeps it until it returns.
+}
+
+void Wire::Impl::flush() {
+    if (options.flush_interval > Millis{0} && hub.has_touched()) {
+        const Mono now = system_now().mono;
+        if (now < next_flush) {
+            pace.set(next_flush);
+            return;
+        }
+        next_flush = now + options.flush_interval;
+    }
+    flush_touched();
 }
 
 void Wire::Impl::flush_touched() {
@@ -340,7 +355,7 @@ void Wire::Impl::flush_later() {
         flush_posted = true;
         loop.post([this] {
             flush_posted = false;
-            flush_touched();
+            flush();
         });
     }
 }
@@ -768,7 +783,7 @@ std::optional<http::Response> Wire::refuse(const http::Request& request,
 }
 
 void Wire::flush() {
-    impl_->flush_touched();
+    impl_->flush();
 }
 
 void Wire::abort_all() {

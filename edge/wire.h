@@ -42,6 +42,7 @@ struct WireOptions {
     /// Null: each socket is sent to by a system call of its own, as those with TLS always are.
     std::shared_ptr<SendBatch> batch = nullptr;
     std::size_t batch_min = 4;  // Fewer gain nothing by going together.
+    Millis flush_interval{0};   // At least, between two flushes; 0: at once, always.
     /// Called before a client is let in, and before what one sent is looked at; may flush().
     std::function<void(Now)> before_input = nullptr;
 };
@@ -93,7 +94,8 @@ class Wire {
     bool accept(http::Upgrade& upgrade);
     /// What accept() has refused, or would.
     [[nodiscard]] std::optional<http::Response> refusal(const http::Request& request) const;
-    /// Sends what the Hub has queued: once after each batch.
+    /// Sends what the Hub has queued: once after each batch. Within flush_interval of the last
+    /// time, at the end of that.
     void flush();
     /// Closes all that is still open, without ceremony.
     void abort_all();

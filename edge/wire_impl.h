@@ -50,7 +50,8 @@ struct Wire::Impl {
     void add(std::shared_ptr<Client> client);
     /// `session`: null where it has none.
     void remove(const Client& client, Session* session);
-    /// Sends what was queued for anyone.
+    /// Sends what was queued for anyone, now or at next_flush.
+    void flush();
     void flush_touched();
     /// After everything that this turn of the loop has brought, so that answers leave together.
     void flush_later();
@@ -67,6 +68,8 @@ struct Wire::Impl {
     std::size_t streams = 0;       // Of the clients, those that are event streams.
     Tally addresses;
     Timer sweep;
+    Timer pace;
+    Mono next_flush{};  // Where there is a flush_interval.
     bool flush_posted = false;
     /// What has just come from one client. Nobody keeps it: all of it is looked at, or copied,
     /// before another one is read from.
