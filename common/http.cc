@@ -43,7 +43,10 @@ constexpr std::size_t kSmallAnswerBytes = 64u << 10;  // May use what large answ
 constexpr std::string_view kRetryAfterSeconds = "5";  // When answers that nobody reads have gone.
 constexpr Millis kLingerTimeMax{1'000};               // For the client to close after us.
 constexpr std::size_t kLingerBytesMax = 1u << 20;     // What is read and thrown away meanwhile.
-constexpr Millis kAcceptPause{100};                   // After accept() failed.
+// What has been read and not been taken. Beast throws at a field that is longer than this, and
+// looks at the length of a header alone: not of a trailer, nor of a chunk's extension.
+constexpr std::size_t kReadMax = 65'535;
+constexpr Millis kAcceptPause{100};         // After accept() failed.
 constexpr std::size_t kWaitingMax = 1'024;  // Requests that wait for a connection; then kFull.
 // The kernel takes net.core.somaxconn of it. Who finds it full tries again after a second.
 constexpr int kListenBacklog = 65'535;
@@ -592,6 +595,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
             return refuse(413, "the request body is over " +
                                    std::to_string(shared_->options.body_bytes_max) + " bytes");
         }
+        if (error == bhttp::error::buffer_overflow) {
+            ++shared_->counters.header_too_large;
+            return refuse(431, "a trailer or a chunk's extension is over 64 KiB");
+        }
         if (error == bhttp::error::end_of_stream || error == bhttp::error::partial_message ||
             !is_error_of_http(error)) {
             return close();
@@ -645,7 +652,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     Tally::Seat address_;  // Until the connection is closed, or another protocol's.
     Timer timer_;
     std::string peer_;
-    beast::flat_buffer buffer_;
+    beast::flat_buffer buffer_{kReadMax};
     std::optional<Parser> parser_;
     std::optional<bhttp::response<bhttp::string_body>> message_;
     State state_ = State::kIdle;
@@ -893,7 +900,7 @@ struct Link {
 
     Transport transport;
     tcp::resolver resolver;
-    beast::flat_buffer buffer;
+    beast::flat_buffer buffer{kReadMax};
     bhttp::request<bhttp::string_body> request;
     std::optional<bhttp::response_parser<bhttp::string_body>> parser;
     std::shared_ptr<Call> call;
@@ -1147,6 +1154,10 @@ Error Client::Impl::broken(const ErrorCode& error, bool some) const {
     }
     if (error == bhttp::error::header_limit) {
         return problem(Errc::kTooLarge, "the answer's header is over 8 KiB");
+    }
+    if (error == bhttp::error::buffer_overflow) {
+        return problem(Errc::kTooLarge,
+                       "the answer's trailer or a chunk's extension is over 64 KiB");
     }
     if (error == bhttp::error::end_of_stream || error == bhttp::error::partial_message ||
         error == asio::error::eof) {

@@ -418,7 +418,7 @@ std::vector<Section> schema(Settings& s) {
            "SIGTERM: in which its clients are told to leave, drain_notice included; it ends 1.3s "
            "later. Keep it 3s below the supervisor's stopwaitsecs (10 where ops/run made it).",
            0, kHour},
-          {"header_bytes_max", &s.edge.header_bytes_max, "Of a request.", 1'024, 256 << 10},
+          {"header_bytes_max", &s.edge.header_bytes_max, "Of a request.", 1'024, 60 << 10},
           {"client_message_bytes_max", &s.edge.client_message_bytes_max,
            "The longest message that a client may send.", 1'024, 16 << 20},
           {"client_messages_per_second", &s.edge.client_messages_per_second,

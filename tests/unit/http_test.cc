@@ -355,6 +355,26 @@ TEST_F(HttpTest, AHeaderOverTheLimitIs431) {
     EXPECT_THAT(seen_, IsEmpty());
 }
 
+/// Beast throws at a field of 64 KiB, and holds no limit of a header against what comes behind it.
+TEST_F(HttpTest, ATrailerOrAChunksExtensionOverTheLimitIs431) {
+    serve_echo();
+    const std::string head =
+        "POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        "Transfer-Encoding: chunked\r\n\r\n";
+    for (const std::size_t bytes :
+         {10, 65'000, 65'520, 65'530, 65'533, 65'534, 65'535, 70'000, 1'000'000}) {
+        const std::string many(bytes, 'a');
+        for (const std::string& rest :
+             {"0\r\nA: " + many + "\r\n\r\n", "0\r\n" + many + ": b\r\n\r\n",
+              "1;" + many + "\r\nb\r\n0\r\n\r\n"}) {
+            const std::string answer = raw(head + rest);  // What is left of 64 KiB is its frame.
+            EXPECT_TRUE(answer.starts_with("HTTP/1.1 200 ") ? bytes < 65'535 : bytes > 65'500)
+                << bytes << rest.substr(0, 4) << answer;
+            EXPECT_THAT(answer, AnyOf(StartsWith("HTTP/1.1 200 "), StartsWith("HTTP/1.1 431 ")));
+        }
+    }
+}
+
 TEST_F(HttpTest, ABodyOverTheLimitIs413AndTheClientCanReadIt) {
     serve_echo({.body_bytes_max = 1'000});
     for (const std::string framing :
@@ -828,6 +848,18 @@ TEST_F(HttpTest, AnAnswerOverTheLimitIsTooLarge) {
     const auto answer = ask(client);
     EXPECT_EQ(answer.error().code, Errc::kTooLarge);
     EXPECT_EQ(answer.error().message, server.url() + ": the answer is over 1000 bytes");
+    EXPECT_EQ(ask(client)->body, "fine");
+}
+
+TEST_F(HttpTest, AnAnswerWithATrailerOrAChunksExtensionOverTheLimitIsTooLarge) {
+    const std::string head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    const std::string many(70'000, 'a');
+    ScriptedServer server({{head + "0\r\nA: " + many + "\r\n\r\n"},
+                           {head + "1;" + many + "\r\nb\r\n0\r\n\r\n"},
+                           {ok("fine")}});
+    Client client(loop_, server.url());
+    EXPECT_EQ(ask(client).error().code, Errc::kTooLarge);
+    EXPECT_EQ(ask(client).error().code, Errc::kTooLarge);
     EXPECT_EQ(ask(client)->body, "fine");
 }
 
