@@ -358,6 +358,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
         state_ = State::kIdle;
         timer_.set(in(shared_->options.idle_max));
         parser_.emplace();
+        headers_.reset();
         parser_->header_limit(static_cast<std::uint32_t>(shared_->options.header_bytes_max));
         parser_->body_limit(shared_->options.body_bytes_max);
         bhttp::async_read_header(transport_, buffer_, *parser_,
@@ -402,6 +403,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
             return;
         }
         state_ = State::kBody;
+        headers_ = copy_headers(parser_->get());
         timer_.set(in(shared_->options.idle_max));
         bhttp::async_read(transport_, buffer_, *parser_,
                           [self = shared_from_this()](const ErrorCode& error, std::size_t) {
@@ -431,7 +433,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
                           "Host is neither a loopback name nor among the configured origins "
                           "(of an edge: edge.cors_origins)");
         }
-        if (shared_->upgrade && (wants_websocket(message) || wants_stream(request))) {
+        if (shared_->upgrade && (wants_websocket(request) || wants_stream(request))) {
             if (offer(request)) {
                 return;
             }
@@ -440,7 +442,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     }
 
     /// Takes the body out of `message`.
-    bool describe(bhttp::request<bhttp::string_body>& message, Request& request) const {
+    bool describe(bhttp::request<bhttp::string_body>& message, Request& request) {
         std::string_view target(message.target());
         const std::size_t scheme = target.find("://");
         if (!target.empty() && target.front() != '/' && scheme != std::string_view::npos) {
@@ -456,7 +458,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
         request.query = question == std::string_view::npos
                             ? std::string()
                             : std::string(target.substr(question + 1));
-        request.headers = copy_headers(message);
+        request.headers = headers_ ? std::move(*headers_) : copy_headers(message);
         request.peer = peer_;
         request.encrypted = transport_.tls() != nullptr;
         request.version = message.version();
@@ -464,11 +466,11 @@ class Connection : public std::enable_shared_from_this<Connection> {
         return true;
     }
 
-    static bool wants_websocket(const bhttp::request<bhttp::string_body>& message) {
-        const auto lines = message.equal_range(bhttp::field::upgrade);
-        return message.method() == bhttp::verb::get &&
-               std::any_of(lines.first, lines.second, [](const auto& line) {
-                   return bhttp::token_list(line.value()).exists("websocket");
+    static bool wants_websocket(const Request& request) {
+        return request.method == "GET" &&
+               std::any_of(request.headers.begin(), request.headers.end(), [](const auto& line) {
+                   return line.first == "upgrade" &&
+                          bhttp::token_list(line.second).exists("websocket");
                });
     }
 
@@ -654,6 +656,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     std::string peer_;
     beast::flat_buffer buffer_{kReadMax};
     std::optional<Parser> parser_;
+    std::optional<Headers> headers_;  // Where a body follows: as they were before its trailer.
     std::optional<bhttp::response<bhttp::string_body>> message_;
     State state_ = State::kIdle;
     std::optional<std::list<Connection*>::iterator> handshake_;  // In Shared::handshakes.

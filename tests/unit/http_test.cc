@@ -375,6 +375,18 @@ TEST_F(HttpTest, ATrailerOrAChunksExtensionOverTheLimitIs431) {
     }
 }
 
+TEST_F(HttpTest, ATrailerSaysNothingThatAHeaderSays) {
+    serve_echo();
+    EXPECT_THAT(raw("POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+                    "Transfer-Encoding: chunked\r\n\r\n1\r\nb\r\n0\r\n"
+                    "Authorization: Bearer x\r\nHost: evil.example\r\n\r\n"),
+                StartsWith("HTTP/1.1 200 "));
+    ASSERT_EQ(seen_.size(), 1u);
+    EXPECT_EQ(seen_[0].header("authorization"), "");
+    EXPECT_EQ(seen_[0].header("host"), "localhost");
+    EXPECT_EQ(seen_[0].body, "b");
+}
+
 TEST_F(HttpTest, ABodyOverTheLimitIs413AndTheClientCanReadIt) {
     serve_echo({.body_bytes_max = 1'000});
     for (const std::string framing :
