@@ -374,7 +374,14 @@ class Connection : public std::enable_shared_from_this<Connection> {
         if (error) {
             return on_read_error(error);
         }
-        if (lower(std::string_view(parser_->get()[bhttp::field::expect])) == "100-continue") {
+        const auto& fields = parser_->get();
+        if (fields.count(bhttp::field::transfer_encoding) > 0 && !parser_->chunked()) {
+            return refuse(400, "Transfer-Encoding has to end with chunked");  // RFC 9112, 6.3.
+        }
+        if (fields.count(bhttp::field::host) > 1) {
+            return refuse(400, "there is more than one Host");
+        }
+        if (lower(std::string_view(fields[bhttp::field::expect])) == "100-continue") {
             return write_continue();
         }
         if (parser_->is_done()) {
@@ -425,13 +432,14 @@ class Connection : public std::enable_shared_from_this<Connection> {
         head_ = message.method() == bhttp::verb::head;
         Request request;
         if (!describe(message, request)) {
-            return refuse(400, "the request target is not a path");
+            return refuse(400, "the request target is not a path", head_);
         }
         if (shared_->on_loopback &&
             !host_accepted(request.header("host"), shared_->options.origins)) {
             return refuse(421,
                           "Host is neither a loopback name nor among the configured origins "
-                          "(of an edge: edge.cors_origins)");
+                          "(of an edge: edge.cors_origins)",
+                          head_);
         }
         if (shared_->upgrade && (wants_websocket(request) || wants_stream(request))) {
             if (offer(request)) {
@@ -609,10 +617,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
     }
 
     /// An answer to what never became a request, and the end of the connection.
-    void refuse(int status, const std::string& why) {
+    void refuse(int status, const std::string& why, bool head = false) {
         std::string body = R"({"error":")" + why + R"("})";
         version_ = 11;
-        head_ = false;
+        head_ = head;
         state_ = State::kAnswering;
         respond(turn_, {.status = status, .body = std::move(body)}, true);
     }

@@ -430,16 +430,17 @@ bool Hub::known_topic(std::string_view topic) const {
     return contains(kKnownTopics, topic) || cache_.knows(topic);
 }
 
-/// Underscores stand for dots only where that gives a known topic.
 std::string Hub::topic_name(std::string_view name) const {
     std::string dotted(name);
-    const std::size_t first = dotted.find('_');
-    if (first == std::string::npos || known_topic(dotted)) {
-        return dotted;
-    }
-    dotted[first] = '.';
     if (known_topic(dotted)) {
         return dotted;
+    }
+    for (auto at = dotted.find('_'); at != std::string::npos; at = dotted.find('_', at + 1)) {
+        dotted[at] = '.';
+        if (known_topic(dotted)) {
+            return dotted;
+        }
+        dotted[at] = '_';
     }
     std::replace(dotted.begin(), dotted.end(), '_', '.');
     return known_topic(dotted) ? dotted : std::string(name);

@@ -155,6 +155,9 @@ class Hub {
     std::vector<Session*> take_touched();
     [[nodiscard]] bool has_touched() const { return !touched_.empty(); }
 
+    /// What a client means by a name: underscores stand for dots only where that gives a known
+    /// topic, one of them or all.
+    [[nodiscard]] std::string topic_name(std::string_view name) const;
     [[nodiscard]] const Cache& cache() const { return cache_; }
     [[nodiscard]] std::size_t sessions() const { return sessions_.size(); }
     /// Those that have to send a token yet.
@@ -290,7 +293,6 @@ class Hub {
     void append_entries(const Message& message, History::Page& page, Now now);
     [[nodiscard]] std::vector<const Value*> state_of(const Session& session,
                                                      const std::string& topic);
-    [[nodiscard]] std::string topic_name(std::string_view name) const;
     void add(Session& session, const std::string& topic);
     void remove(Session& session, const std::string& topic);
 

@@ -1,4 +1,5 @@
 // sigmacast-edge: joins the broker's feed and fans it out to browsers.
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
@@ -142,6 +143,13 @@ class Edge {
 
     void on_batch(std::vector<bus::Incoming> batch) {
         const Now now = system_now();
+        // After a freeze what waited is no sign of life: else it would be told as live first.
+        const bool alive = std::any_of(batch.begin(), batch.end(), [&](const bus::Incoming& each) {
+            return each.socket == kFeed && elapsed(each.sent, now.mono) < Upstream::kUplinkSilence;
+        });
+        if (!alive) {
+            catch_up(now);
+        }
         for (const bus::Incoming& incoming : batch) {
             const Now sent{incoming.sent, now.wall};
             if (incoming.socket == kFeed) {

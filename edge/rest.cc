@@ -178,7 +178,8 @@ std::string Rest::breakers() const {
     cache.each_of_topic("breaker.status", [&](const Value& value) {
         origins.insert(value.stream->origin);
         stale = stale || cache.effective(value.age).quality != Quality::kLive;
-        if (value.age.as_of && (!as_of || as_of->mono < value.age.as_of->mono)) {
+        // Of several producers the one that was heard least: nothing here is older than it says.
+        if (value.age.as_of && (!as_of || value.age.as_of->mono < as_of->mono)) {
             as_of = value.age.as_of;
         }
     });

@@ -244,11 +244,11 @@ std::optional<http::Response> refuse_events(const http::Request& request) {
 }
 
 /// Where all that it asks for is denied there is nothing to send; some of it, and the stream tells.
-std::optional<http::Response> denied_events(const http::Request& request, const Grant& grant) {
+std::optional<http::Response> denied_events(const http::Request& request, const Grant& grant,
+                                            const Hub& hub) {
     const auto asked = read_events_request(request);
     const bool any = std::any_of(asked->types.begin(), asked->types.end(), [&](const auto& type) {
-        // What has an underscore may be another name's way of writing: the Hub knows.
-        return type == "*" || type.find('_') != std::string::npos || grant.allows(type);
+        return type == "*" || grant.allows(hub.topic_name(type));
     });
     return any ? std::nullopt
                : std::optional(refusal(403, "your token allows none of these types"));
@@ -773,7 +773,7 @@ std::optional<http::Response> Wire::refuse(const http::Request& request,
         return busy("edge.clients_per_user_max connections of your user are open");
     }
     if (events) {
-        return grant ? denied_events(request, *grant) : unauthorized("");
+        return grant ? denied_events(request, *grant, impl_->hub) : unauthorized("");
     }
     if (!grant && impl_->hub.waiting() >= impl_->options.waiting_max) {
         ++counters.waiting_full;

@@ -13,10 +13,11 @@ namespace {
 namespace json = boost::json;
 
 // Names that the pipeline itself uses on the bus or towards clients.
-constexpr std::array<std::string_view, 14> kReserved{
-    "head",       "hello", "welcome",   "subscribed",      "unsubscribed",
-    "transition", "tick",  "heartbeat", "skipped",         "error",
-    "ping",       "pong",  "goodbye",   "connection_error"};
+constexpr std::array<std::string_view, 16> kReserved{
+    "head",       "hello", "welcome",   "subscribed",       "unsubscribed",
+    "transition", "tick",  "heartbeat", "skipped",          "error",
+    "ping",       "pong",  "goodbye",   "connection_error", "authenticated",
+    "*"};
 
 Error invalid(std::string message) {
     return {Errc::kInvalid, std::move(message)};
@@ -41,10 +42,10 @@ Result<> check_type(const std::string& type) {
         return Error{Errc::kTooLarge,
                      "'type' is longer than " + std::to_string(kTypeBytesMax) + " bytes"};
     }
-    const bool printable = std::all_of(type.begin(), type.end(),
-                                       [](unsigned char c) { return c > 0x20 && c != 0x7F; });
+    const bool printable =
+        std::all_of(type.begin(), type.end(), [](unsigned char c) { return c > 0x20 && c < 0x7F; });
     if (!printable) {
-        return invalid("'type' has a space or control character in it");
+        return invalid("'type' has a character in it that is not printable ASCII, or a space");
     }
     if (type.starts_with("poll.") ||
         std::find(kReserved.begin(), kReserved.end(), type) != kReserved.end()) {

@@ -571,8 +571,9 @@ def test_of_what_is_asked_for_only_what_the_token_allows_comes(guarded):
     with Events(guarded.edge.port, headers=bearer(token("viewer"))) as events:
         wait_for(events, live(3))
         assert not events.of("compression.update")
-    code, _, body = get(guarded.edge.port, f"{PATH}?types=compression.update", headers=bearer(token("viewer")))
-    assert code == 403 and body["code"] == 403
+    for denied in ("compression.update", "compression_update", "rpc_error", "circuit_breaker.open", "no_such"):
+        code, _, body = get(guarded.edge.port, f"{PATH}?types={denied}", headers=bearer(token("viewer")))
+        assert code == 403 and body["code"] == 403, denied
 
 
 def test_when_its_token_expires_a_stream_says_so_and_ends(guarded):

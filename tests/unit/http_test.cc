@@ -339,6 +339,8 @@ TEST_F(HttpTest, AHeadHasTheHeaderOfTheGetAndNoBody) {
             "Connection: close\r\n\r\n");
     EXPECT_THAT(answer, HasSubstr("Content-Length: 9\r\n"));
     EXPECT_THAT(answer, Not(HasSubstr("HEAD /x")));
+    EXPECT_THAT(raw("HEAD /x HTTP/1.1\r\nHost: evil.example\r\n\r\n"),
+                AllOf(StartsWith("HTTP/1.1 421 "), ::testing::EndsWith("\r\n\r\n")));
     EXPECT_THAT(answer, HasSubstr("GET /y"));
 }
 
@@ -403,7 +405,10 @@ TEST_F(HttpTest, WhatIsNotHttpIs400AndTheConnectionCloses) {
     for (const char* request :
          {"hello\r\n\r\n", "GET / HTTP/3.0\r\n\r\n", "GET nowhere HTTP/1.1\r\n\r\n",
           "POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n", "GET / HTTP/1.1\r\nbad header\r\n\r\n",
-          "POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"}) {
+          "POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+          "POST / HTTP/1.1\r\nTransfer-Encoding: chunked, gzip\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+          "POST / HTTP/1.1\r\nTransfer-Encoding: identity\r\nContent-Length: 3\r\n\r\nabc",
+          "GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n"}) {
         EXPECT_THAT(raw(request), AllOf(StartsWith("HTTP/1.1 400 "), HasSubstr("onnection: close")))
             << request;
     }

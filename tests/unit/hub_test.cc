@@ -148,8 +148,11 @@ TEST_F(HubTest, UnderscoresStandForDotsOnlyWhereThatIsATopic) {
     say(session, R"({"type":"unsubscribe","types":["system_status","rpc_error"]})");
     EXPECT_EQ(session.subscriptions().count("system.status"), 0u);
     EXPECT_EQ(session.subscriptions().count("rpc_error"), 0u);
-    say(session, R"({"type":"subscribe","subscriptions":["agent_task_completed","my_own"]})");
+    say(session, R"({"type":"subscribe","subscriptions":["agent_task_completed","my_own",
+                    "circuit_breaker_half_open","dead_letter_queued"]})");
     EXPECT_EQ(session.subscriptions().count("agent.task_completed"), 1u);
+    EXPECT_EQ(session.subscriptions().count("circuit_breaker.half_open"), 1u);
+    EXPECT_EQ(session.subscriptions().count("dead_letter.queued"), 1u);
     EXPECT_EQ(session.subscriptions().count("my_own"), 1u);
 }
 
