@@ -364,7 +364,7 @@ TEST_F(HttpTest, ATrailerOrAChunksExtensionOverTheLimitIs431) {
         "POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
         "Transfer-Encoding: chunked\r\n\r\n";
     for (const std::size_t bytes :
-         {10, 65'000, 65'520, 65'530, 65'533, 65'534, 65'535, 70'000, 1'000'000}) {
+         {10u, 65'000u, 65'520u, 65'530u, 65'533u, 65'534u, 65'535u, 70'000u, 1'000'000u}) {
         const std::string many(bytes, 'a');
         for (const std::string& rest :
              {"0\r\nA: " + many + "\r\n\r\n", "0\r\n" + many + ": b\r\n\r\n",
