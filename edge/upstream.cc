@@ -146,6 +146,7 @@ void Upstream::take_flowing(Message message, Output& out, Now now) {
     }
     if (of->second.delivered() < message.after) {
         if (waiting_.size() < kBufferMax) {
+            held_polls_.erase({message.origin, message.poll});  // It was made before this.
             waiting_.push_back(std::move(message));
         } else {
             ++counters_.overflow;
@@ -247,7 +248,8 @@ void Upstream::take_poll(PollUpdate update, Output& out, Now now) {
     const Name poll{update.state.origin, update.state.report.poll};
     const Name stream{update.state.origin, update.state.report.topic};
     if (incomplete_.count(stream) > 0) {
-        held_polls_.insert_or_assign(poll, std::move(update));
+        const std::uint64_t known = receivers_.at(stream).known();
+        held_polls_.insert_or_assign(poll, HeldPoll{std::move(update), known});
         return;
     }
     if (lacks(stream)) {
@@ -256,6 +258,15 @@ void Upstream::take_poll(PollUpdate update, Output& out, Now now) {
     }
     held_polls_.erase(poll);
     out.steps.emplace_back(std::move(update));
+}
+
+/// A stale poll that waited must not follow the live value, or the transition, that came after it.
+/// The report behind that, or the next head, says how the poll is now.
+void Upstream::outdate_held_poll(const Message& state) {
+    const auto held = held_polls_.find({state.origin, state.poll});
+    if (held != held_polls_.end() && state.seq > held->second.known) {
+        held_polls_.erase(held);
+    }
 }
 
 void Upstream::act(const Name& name, Receiver::Actions actions, Output& out, Now now) {
@@ -268,6 +279,7 @@ void Upstream::act(const Name& name, Receiver::Actions actions, Output& out, Now
             declared = std::max(declared, to);
             continue;
         }
+        outdate_held_poll(item.value);
         out.steps.emplace_back(std::move(item.value));
     }
     for (const sequence::Range& range : actions.lost) {
@@ -311,8 +323,9 @@ void Upstream::release_waiting(const Name& name, Output& out, Now now) {
                     std::make_move_iterator(still.end()));
     std::vector<PollUpdate> released;
     for (auto it = held_polls_.begin(); it != held_polls_.end();) {
-        if (it->second.state.origin == name.first && it->second.state.report.topic == name.second) {
-            released.push_back(std::move(it->second));
+        const PollState& state = it->second.update.state;
+        if (state.origin == name.first && state.report.topic == name.second) {
+            released.push_back(std::move(it->second.update));
             it = held_polls_.erase(it);
         } else {
             ++it;

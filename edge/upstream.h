@@ -14,7 +14,7 @@
 //     timer at upstream.deadline() -> upstream.on_timer(now)
 //
 // Pure: no socket, no clock. Runs on: the loop. Reports and polls pass after the values that were
-// missing before them.
+// missing before them, or not at all where those brought something newer of the poll.
 #pragma once
 
 #include <cstdint>
@@ -111,6 +111,12 @@ class Upstream {
         std::uint64_t newest = 0;  // Known of.
     };
 
+    /// The newest of a poll, until its stream is whole.
+    struct HeldPoll {
+        PollUpdate update;
+        std::uint64_t known = 0;  // The stream's newest position that was known of when it came.
+    };
+
     struct Hole {
         std::uint64_t after = 0;
         Mono since;  // Nothing of it has come since.
@@ -134,6 +140,7 @@ class Upstream {
     void heed_marks(const PollState& state, const std::string& epoch, Output& out, Now now);
     void take_range(protocol::Range range, Output& out, Now now);
     void take_history(protocol::History history, Output& out, Now now);
+    void outdate_held_poll(const Message& state);
     void act(const Name& name, Receiver::Actions actions, Output& out, Now now);
     void release_waiting(const Name& name, Output& out, Now now);
     void finish(Output& out, Now now);
@@ -141,8 +148,8 @@ class Upstream {
     Random random_;
     std::set<std::string> topics_;
     std::map<Name, Receiver> receivers_;
-    std::map<Name, Hole> incomplete_;        // Streams with a known hole.
-    std::map<Name, PollUpdate> held_polls_;  // (origin, poll) -> newest, until its stream is whole.
+    std::map<Name, Hole> incomplete_;      // Streams with a known hole.
+    std::map<Name, HeldPoll> held_polls_;  // By origin and poll.
     std::vector<Message> buffer_;
     std::optional<Message> newest_head_;  // While joining.
     std::map<Name, Flowing> flowing_;

@@ -4,11 +4,12 @@ import contextlib
 import os
 import socket
 import struct
+import time
 
 import pytest
 
 from fault_engine import FaultEngine, big_status, captured, ok, status, ticking_system_status
-from harness import PATIENCE, TOO_SLOW, get, until
+from harness import PATIENCE, TOO_SLOW, get, parse_time, until
 from seccomp import forbid, io_uring_allowed
 from ws_client import V1, rising
 
@@ -138,6 +139,7 @@ def test_two_producers_with_two_engines_do_not_spoil_one_another(make_cluster):
         assert stale["origin"] == "one"
         ticks = lambda: [m for m in client.of("tick", after=mark) if m["origin"] == "two" and m.data["topic"] == POLL]
         client.wait(lambda m: len(ticks()) >= 3)
+        killed = time.time()
         cluster.producers[0].kill()
         client.wait(lambda m: m.type == "transition" and m["origin"] == "one" and m.get("source") == "producer")
         ticks_before = len(ticks())
@@ -146,6 +148,10 @@ def test_two_producers_with_two_engines_do_not_spoil_one_another(make_cluster):
         state = {s["origin"]: s["quality"] for s in cluster.v1().hello.data["sources"] if s["poll"] == POLL}
         assert state == {"one": "stale", "two": "live"}
         assert rising(client.messages)
+        breakers = until(lambda: (b := get(cluster.edge.port, "/api/v1/status/circuit-breaker")[2])["stale"] and b,
+                         what="the breakers of the dead producer are stale")
+        assert {breaker["origin"] for breaker in breakers["breakers"]} == {"one", "two"}
+        assert parse_time(breakers["as_of"]) < killed + 0.1, "none of them is older than that"
         # An old client knows of one engine only.
         assert len({m["origin"] for m in old.of(POLL)}) == 1
     first.stop()

@@ -340,3 +340,20 @@ def test_a_thawed_edge_judges_its_uplink_before_it_answers_what_waited_meanwhile
         for value in (*state["values"], *told):
             assert (value["quality"], value.get("reason")) == ("stale", "BROKER_UNREACHABLE"), value
         cluster.broker.start()
+
+
+def test_a_thawed_edge_judges_its_uplink_before_it_tells_what_waited_on_the_feed(make_cluster, engine):
+    cluster = make_cluster(engine, polls=[POLL])
+    with cluster.v1(POLL) as client:
+        client.wait(live)
+        cluster.edge.freeze()
+        frozen = time.monotonic()
+        until(lambda: time.monotonic() - frozen > 1.2, 3, "answers and a head wait in front of the frozen edge")
+        cluster.broker.kill()
+        killed = time.monotonic()
+        until(lambda: time.monotonic() - killed > 3.5, 5, "the broker is silent for longer than an edge believes it")
+        before = client.mark  # What it had sent itself before it was frozen.
+        cluster.edge.thaw()
+        stale = client.wait(transition("stale", "BROKER_UNREACHABLE", "uplink"), after=before)
+        told = client.messages[before:client.messages.index(stale)]
+        assert not [m for m in told if m.get("quality") == "live"], "older than an edge believes its broker"

@@ -386,6 +386,39 @@ TEST_F(UpstreamTest, AReportWhoseValueWasLostWaitsForItAndAsksAtOnce) {
     EXPECT_EQ(values(), (Seqs{1}));
 }
 
+TEST_F(UpstreamTest, AHeadThatWaitedIsNotToldBehindANewerTransition) {
+    join();
+    const Now before = clock_.now();
+    hear(head(1, {{"nas", "system.status", 1}},
+              {poll_state({}, 1, stale(before, "BROKER_RESTARTED", "broker"))}));
+    hear(transition({.seq = 2}, live(before), before));
+    EXPECT_EQ(values(), (Seqs{}));
+    answer(range({1}, {1, 1}));
+    EXPECT_EQ(values(), (Seqs{1, 2}));
+    EXPECT_EQ(count<Upstream::PollUpdate>(), 0u) << "live, stale, and live again";
+}
+
+TEST_F(UpstreamTest, AHeadThatWaitedIsNotToldBehindANewerTransitionThatIsNotLogged) {
+    join();
+    const Now before = clock_.now();
+    hear(head(1, {{"nas", "system.status", 1}},
+              {poll_state({}, 1, stale(before, "BROKER_RESTARTED", "broker"))}));
+    hear(unlogged(transition({}, live(before), before), 1));
+    answer(range({1}, {1, 1}));
+    EXPECT_EQ(values(), (Seqs{1, 0}));
+    EXPECT_EQ(count<Upstream::PollUpdate>(), 0u) << "live, stale, and live again";
+}
+
+TEST_F(UpstreamTest, AReportThatWaitedIsToldBehindTheTransitionBeforeIt) {
+    join();
+    const Age now = live(clock_.now());
+    hear(transition({.seq = 2}, now, clock_.now()));
+    hear(report(poll_state({}, 1, now)));
+    answer(range({1}, {1, 1}));
+    EXPECT_EQ(values(), (Seqs{1, 2}));
+    EXPECT_EQ(count<Upstream::PollUpdate>(), 1u);
+}
+
 TEST_F(UpstreamTest, HeadsAloneDoNotKeepTheUplinkUpWhileNoSnapshotComes) {
     join();
     hear(head(1, {}));
