@@ -37,6 +37,16 @@ void name_poll(Message& message) {
     }
 }
 
+/// Quality and why; the value keeps its own time.
+void take_quality(Age& age, const std::optional<Age>& from) {
+    if (from) {
+        age.quality = from->quality;
+        age.reason = from->reason;
+        age.source = from->source;
+        age.retry_at = from->retry_at;
+    }
+}
+
 /// Without a place in the log.
 void make_volatile(Message& message) {
     message.seq = message.kind == Kind::kReport ? message.seq : 0;
@@ -325,11 +335,8 @@ void Broker::take_value(Message message, Now now) {
         unpolled && ingest_.vouches_for_all(message.origin, message.topic, message.seq);
     message.age.quality = Quality::kLive;
     // What a cut network held back for as long as a silence may last is no news of how it is now.
-    if (const auto silence = freshness_.silence_of_value(message.origin, message.poll, sent, now)) {
-        message.age.quality = Quality::kStale;
-        message.age.reason = *silence;
-        message.age.source = "producer";
-    }
+    take_quality(message.age,
+                 freshness_.age_of_late_value(message.origin, message.poll, as_of, sent, now));
     add(std::move(message));
     if (for_all) {
         vouch(stream.first, stream.second, as_of, sent, now);
@@ -712,12 +719,14 @@ void Broker::flow(std::vector<Message> messages, std::size_t from) {
     }
 }
 
-/// Makes a batch of what is in force but not durable, to be tried again; what waits comes behind
-/// it.
+/// Makes a batch of what is in force but not durable, to be tried again, each value as it is now;
+/// what waits comes behind it.
 std::size_t Broker::put_back_in_force(Now now) {
     Pending later = std::exchange(pending_, {});
     for (const auto& [key, value] : overlay_) {
-        add(value);
+        Message again = value;
+        take_quality(again.age, freshness_.stale_age(value.origin, value.poll, value.age.as_of));
+        add(std::move(again));
     }
     for (const auto& [key, change] : flowed_) {
         add_transition(change, now);

@@ -149,18 +149,38 @@ std::optional<std::string_view> Freshness::silence_now(const PollState& shown, N
     return silence_in(origins_.find(shown.origin)->second.head, heard, known->state, now);
 }
 
-std::optional<std::string_view> Freshness::silence_of_value(const std::string& origin,
-                                                            const std::string& poll, Mono sent,
-                                                            Now now) const {
+std::optional<Age> Freshness::stale_age(const std::string& origin, const std::string& poll,
+                                        const std::optional<AsOf>& as_of) const {
     const Poll* known = known_poll(origin, poll);
-    if (known != nullptr && !is_state_poll(poll)) {
-        for (const std::string_view silence : {"POLL_SILENT", "PRODUCER_SILENT"}) {
-            if (known->state.age.reason == silence && known->state.age.quality == Quality::kStale) {
-                return silence;
-            }
+    if (known == nullptr || known->state.age.quality != Quality::kStale) {
+        return std::nullopt;
+    }
+    const Age& age = known->state.age;
+    const bool silent = age.reason == "POLL_SILENT" || age.reason == "PRODUCER_SILENT";
+    // Hops round ages up: one answer has one wall time.
+    const bool no_newer =
+        as_of && age.as_of && (as_of->mono <= age.as_of->mono || as_of->wall == age.as_of->wall);
+    return silent || no_newer ? std::optional(age) : std::nullopt;
+}
+
+std::optional<Age> Freshness::age_of_late_value(const std::string& origin, const std::string& poll,
+                                                const std::optional<AsOf>& as_of, Mono sent,
+                                                Now now) const {
+    if (!is_state_poll(poll)) {
+        if (const auto age = stale_age(origin, poll, as_of)) {
+            return age;
         }
     }
-    return silence_in(sent, sent, known == nullptr ? PollState{} : known->state, now);
+    const Poll* known = known_poll(origin, poll);
+    const auto silence = silence_in(sent, sent, known == nullptr ? PollState{} : known->state, now);
+    if (!silence) {
+        return std::nullopt;
+    }
+    Age age;
+    age.quality = Quality::kStale;
+    age.reason = *silence;
+    age.source = "producer";
+    return age;
 }
 
 std::vector<Change> Freshness::on_tick(Now now) {

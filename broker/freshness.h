@@ -66,12 +66,17 @@ class Freshness {
     /// told of it: what was heard since may wait in a commit.
     [[nodiscard]] std::optional<std::string_view> silence_now(const PollState& shown,
                                                               Now now) const;
-    /// Why a value that was sent then is not live when it arrives: whatever was heard of its poll
-    /// since, it says nothing of now; or its poll is silent, which only a report ends: nobody would
-    /// tell that it is still.
-    [[nodiscard]] std::optional<std::string_view> silence_of_value(const std::string& origin,
-                                                                   const std::string& poll,
-                                                                   Mono sent, Now now) const;
+    /// How a value of that answer is by what is known of its poll, where that is stale and the
+    /// value no newer; nullopt: as it says itself.
+    [[nodiscard]] std::optional<Age> stale_age(const std::string& origin, const std::string& poll,
+                                               const std::optional<AsOf>& as_of) const;
+    /// How a value is when it arrives that was sent then; nullopt: live. It is not where
+    /// stale_age() says so (a silence only a report ends: nobody would tell that it lasts), nor
+    /// where whatever was heard of its poll since says nothing of now.
+    [[nodiscard]] std::optional<Age> age_of_late_value(const std::string& origin,
+                                                       const std::string& poll,
+                                                       const std::optional<AsOf>& as_of, Mono sent,
+                                                       Now now) const;
     std::vector<Change> on_tick(Now now);
     /// When the next silence would be complete.
     [[nodiscard]] std::optional<Mono> deadline() const;

@@ -530,7 +530,7 @@ TEST_F(BrokerTest, ALateValueIsNotLiveThoughItsProducerIsHeardAgain) {
     ASSERT_NE(late, world.feed.end());
     EXPECT_EQ("2", text_of(*late));
     EXPECT_EQ(Quality::kStale, late->age.quality);
-    EXPECT_EQ("PRODUCER_SILENT", late->age.reason);
+    EXPECT_EQ("BROKER_RESTARTED", late->age.reason) << "as its poll";
 }
 
 TEST_F(BrokerTest, AValueOfASilentPollIsNotLiveUntilTheReportBehindIt) {
@@ -546,6 +546,42 @@ TEST_F(BrokerTest, AValueOfASilentPollIsNotLiveUntilTheReportBehindIt) {
     world.seen();
     nas.good_report({"a"});
     EXPECT_THAT(world.seen("jobs"), ElementsAre("transition jobs live seq5 pos5"));
+}
+
+TEST_F(BrokerTest, AValueThatComesBehindTheFailureOfItsPollIsNotLive) {
+    Producer& nas = world.producer("nas");
+    nas.cut = true;
+    nas.value("a", "1");
+    nas.cut = false;
+    nas.good_report({"a"});
+    nas.bad_report("POLL_FAILED");
+    world.seen();
+    world.advance(Seconds{2});  // It is asked for, and sent again.
+    const auto late = std::find_if(world.feed.begin(), world.feed.end(),
+                                   [](const Message& each) { return each.kind == Kind::kValue; });
+    ASSERT_NE(late, world.feed.end());
+    EXPECT_EQ(Quality::kStale, late->age.quality);
+    EXPECT_EQ("POLL_FAILED", late->age.reason);
+    EXPECT_EQ("engine", late->age.source);
+    nas.value("a", "2");  // Another answer's.
+    EXPECT_EQ(Quality::kLive, world.feed.back().age.quality);
+}
+
+TEST_F(BrokerTest, WhatTheDiskRefusedIsToldAnewAsItIsByThen) {
+    Producer& nas = world.producer("nas");
+    world.disk_refuses = true;
+    nas.value("a", "1");
+    nas.good_report({"a"});
+    nas.bad_report("POLL_FAILED");
+    world.disk_refuses = false;
+    world.seen();
+    world.advance(Seconds{5});
+    const auto again = std::find_if(world.feed.begin(), world.feed.end(), [](const Message& each) {
+        return each.kind == Kind::kValue && each.durable;
+    });
+    ASSERT_NE(again, world.feed.end());
+    EXPECT_EQ(Quality::kStale, again->age.quality) << "its transition, behind it, may be lost";
+    EXPECT_EQ("POLL_FAILED", again->age.reason);
 }
 
 TEST_F(BrokerTest, AfterASilenceThatItSleptThroughABrokerVouchesForNothingUntilItIsTold) {
