@@ -320,12 +320,16 @@ void pack_string(Packer& packer, std::string_view text) {
     packer.pack_str(size).pack_str_body(text.data(), size);
 }
 
-void pack_object(Packer& packer, Sink& sink, const boost::json::object& object) {
-    packer.pack_map(static_cast<std::uint32_t>(object.size()));
+void pack_members(Packer& packer, Sink& sink, const boost::json::object& object) {
     for (const auto& member : object) {
         pack_string(packer, {member.key().data(), member.key().size()});
         pack(packer, sink, member.value());
     }
+}
+
+void pack_object(Packer& packer, Sink& sink, const boost::json::object& object) {
+    packer.pack_map(static_cast<std::uint32_t>(object.size()));
+    pack_members(packer, sink, object);
 }
 
 void pack(Packer& packer, Sink& sink, const boost::json::value& value) {
@@ -477,6 +481,18 @@ std::string to_msgpack(const boost::json::value& value) {
     Sink sink{out};
     Packer packer(sink);
     pack(packer, sink, value);
+    return out;
+}
+
+std::string to_msgpack(const boost::json::object& object, std::string_view name,
+                       std::string_view packed) {
+    std::string out;
+    Sink sink{out};
+    Packer packer(sink);
+    packer.pack_map(static_cast<std::uint32_t>(object.size()) + 1);
+    pack_members(packer, sink, object);
+    pack_string(packer, name);
+    out += packed;
     return out;
 }
 

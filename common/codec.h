@@ -23,6 +23,9 @@ Result<boost::json::value> parse_json(std::string_view text, const CodecLimits& 
 
 /// A JSON value as msgpack. Object members keep their order.
 std::string to_msgpack(const boost::json::value& value);
+/// The same of an object, with one more member behind the others: its value is msgpack already.
+std::string to_msgpack(const boost::json::object& object, std::string_view name,
+                       std::string_view packed);
 
 /// Appends msgpack as JSON text. Invalid UTF-8 becomes U+FFFD; NaN and infinities become null.
 /// On an error (kInvalid, kTooLarge) `out` is as it was before the call.

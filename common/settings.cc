@@ -405,6 +405,9 @@ std::vector<Section> schema(Settings& s) {
            "it), \"on\" (for few, too; where it is not allowed the edge does not start) or "
            "\"off\".",
            0, 0, check_io_uring},
+          {"compression", &s.edge.compression,
+           "permessage-deflate for v1 clients that offer it: each message is compressed once, for "
+           "all."},
           {"flush_interval", &s.edge.flush_interval,
            "While much happens, what waits for clients leaves together, no sooner than this after "
            "the last time: less work for the edge, and so much later for them. 0: always at once.",

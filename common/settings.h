@@ -80,6 +80,7 @@ struct EdgeSettings {
     Millis ping_interval{30'000};
     Millis pong_timeout{60'000};
     std::string io_uring = "auto";  // auto, on or off.
+    bool compression = true;        // For v1 clients that offer it.
     Millis flush_interval{0};       // 0: at once, always.
     Millis heartbeat_interval{5'000};
     Millis handshake_timeout{30'000};

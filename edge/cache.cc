@@ -46,6 +46,10 @@ void outdate(Value& value, const char* reason) {
     value.age.retry_at.reset();
 }
 
+std::size_t bytes_of(const Value& value) {
+    return value.json->size() + (value.data ? value.data->size() : 0);
+}
+
 /// The keys that a report names; all where it names none. The report outlives it.
 class Named {
  public:
@@ -127,7 +131,8 @@ Result<std::shared_ptr<Value>> Cache::make_value(const Message& message) {
             return written.error().within(message.topic + " of " + message.origin);
         }
     }
-    if (json.empty() || json.front() != '{') {
+    const bool data = json.starts_with('{');
+    if (!data) {
         json = "{}";
     }
     if (has_member(json, {"timestamp"})) {
@@ -147,6 +152,7 @@ Result<std::shared_ptr<Value>> Cache::make_value(const Message& message) {
     value->at = message.at;
     value->reserved =
         message.kind == Kind::kValue && has_member(json, {"stale", "error_code", "last_update"});
+    value->data = data ? message.data : nullptr;
     value->json = std::make_shared<const std::string>(std::move(json));
     if (value->age.quality == Quality::kInitial) {
         value->age.quality = Quality::kLive;  // A value is live when it arrives.
@@ -200,9 +206,9 @@ Result<std::shared_ptr<const Value>> Cache::put(const Message& message) {
 void Cache::keep(std::shared_ptr<Value> value) {
     Entries& entries = topics_[value->stream->topic][value->stream->origin];
     auto& place = entries[value->key];
-    const std::size_t before = place ? place->json->size() : 0;
-    const bool room =
-        (place || entries_ < kEntriesMax) && bytes_ - before + value->json->size() <= bytes_max_;
+    const std::size_t before = place ? bytes_of(*place) : 0;
+    const std::size_t bytes = bytes_of(*value);
+    const bool room = (place || entries_ < kEntriesMax) && bytes_ - before + bytes <= bytes_max_;
     if (!room) {
         ++not_kept_;
         if (place) {
@@ -213,7 +219,7 @@ void Cache::keep(std::shared_ptr<Value> value) {
         return;
     }
     entries_ += place ? 0u : 1u;
-    bytes_ += value->json->size();
+    bytes_ += bytes;
     bytes_ -= before;
     place = std::move(value);
 }
@@ -231,7 +237,7 @@ void Cache::erase(const Stream& of, const std::string& key) {
     if (entry == origin->second.end()) {
         return;
     }
-    bytes_ -= entry->second->json->size();
+    bytes_ -= bytes_of(*entry->second);
     --entries_;
     origin->second.erase(entry);
 }

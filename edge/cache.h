@@ -5,8 +5,9 @@
 // While the uplink is down effective() overrides that: the value is kept and called stale, because
 // nobody can tell.
 //
-// Pure. Runs on: the loop. Bounds: kEntriesMax values, kBytesMax of JSON text, kPollsMax polls,
-// kStreamsMax streams; what is beyond them still passes through to the clients, but is not kept.
+// Pure. Runs on: the loop. Bounds: kEntriesMax values, kBytesMax of data (as JSON and as msgpack),
+// kPollsMax polls, kStreamsMax streams; what is beyond them still passes through to the clients,
+// but is not kept.
 #pragma once
 
 #include <cstddef>

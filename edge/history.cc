@@ -7,7 +7,8 @@ namespace sigmacast::edge {
 namespace {
 
 std::size_t cost(const History::Entry& entry) {
-    return History::kEntryOverheadBytes + entry.frame->size();
+    const Bytes& data = entry.frame->data();
+    return History::kEntryOverheadBytes + entry.frame->size() + (data ? data->size() : 0);
 }
 
 }  // namespace

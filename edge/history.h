@@ -49,7 +49,7 @@ class History {
         std::uint64_t pos = 0;
         std::uint64_t seq = 0;
         const Stream* stream = nullptr;
-        mutable Bytes frame;
+        mutable FramePtr frame;
         /// The frame is as it was sent live: to be marked (mark_replay()) once it is sent again.
         mutable bool as_live = false;
         std::size_t bytes = 0;  // add()'s.

@@ -97,13 +97,14 @@ Hub::Hub(HubOptions options, Random random)
 
 Hub::~Hub() = default;
 
-Bytes Hub::make(std::string_view payload) {
+FramePtr Hub::make(std::string_view payload, Bytes data) {
     ++counters_.encodes;
-    return frame(payload);
+    return frame(payload, std::move(data));
 }
 
-Bytes Hub::make_value(const Value& value, Now now, bool replay) {
-    Bytes made = make(render_value(value, cache_.effective(value.age), Dialect::kV1, now, replay));
+FramePtr Hub::make_value(const Value& value, Now now, bool replay) {
+    FramePtr made = make(
+        render_value(value, cache_.effective(value.age), Dialect::kV1, now, replay), value.data);
     if (made->size() <= options_.queue.bytes_max) {
         return made;
     }
@@ -189,7 +190,7 @@ void Hub::push_state(Session& session, const std::vector<std::string>& topics, N
     std::size_t bytes = 0;
     for (const std::string& topic : topics) {
         for (const Value* value : state_of(session, topic)) {
-            if (Bytes made = make_value(*value, now)) {
+            if (FramePtr made = make_value(*value, now)) {
                 bytes += made->size();
                 frames.push_back({std::move(made), value->stream, value->seq, value->slot});
             }
@@ -373,13 +374,16 @@ void Hub::drop_slow(Session& session, Now now) {
     }
 }
 
-void Hub::receive(Session& session, std::string_view text, Now now) {
+void Hub::receive(Session& session, std::string_view text, Now now, std::string_view problem) {
     const RateLimit::Verdict verdict = session.rate.take(now.mono);
     if (verdict == RateLimit::Verdict::kFlood) {
         flood(session, now);
         return;
     }
-    const ClientMessage message = parse_client_message(text);
+    ClientMessage message = problem.empty() ? parse_client_message(text) : ClientMessage{};
+    if (!problem.empty()) {
+        message.problem = problem;
+    }
     if (!session.grant && message.type != ClientMessage::Type::kAuth) {
         send_away(session, {kCloseAuthenticate, "authenticate and reconnect"}, message.id,
                   "the first message has to bring a token: "
@@ -573,7 +577,7 @@ void Hub::answer_subscribe(Session& session, std::string_view id,
         const auto values = of_state ? state_of(session, topic) : std::vector<const Value*>{};
         const std::size_t first = frames.size();
         for (const Value* value : values) {
-            if (Bytes made = make_value(*value, now, true)) {
+            if (FramePtr made = make_value(*value, now, true)) {
                 bytes += made->size();
                 frames.push_back({std::move(made), value->stream, value->seq, 0});
             } else {
@@ -592,7 +596,7 @@ void Hub::answer_subscribe(Session& session, std::string_view id,
         data += ":{\"result\":\"denied\"}";
     }
     data += "}}";
-    const Bytes answer = make(render_plain("subscribed", id, data, {}, now));
+    const FramePtr answer = make(render_plain("subscribed", id, data, {}, now));
     session.allow(bytes + answer->size());
     push(session, {answer, nullptr, 0, 0}, now);
     frames.insert(frames.end(), left_out.begin(), left_out.end());
@@ -702,7 +706,7 @@ void Hub::on_value(const Message& message, Now now) {
     if (event_pos == 0 && !v1 && !legacy) {
         return;
     }
-    const Bytes made = make_value(value, now);  // One for all, and for those who come back.
+    const FramePtr made = make_value(value, now);  // One for all, and for those who come back.
     if (event_pos != 0) {
         history_.add(entry_of(value, made, true, now));
     }
@@ -741,7 +745,7 @@ void Hub::send_legacy(const Value& value, Now now) {
     if (!has_listeners(value.stream->topic, Dialect::kLegacy)) {
         return;
     }
-    if (Bytes made = make_value(value, now)) {
+    if (FramePtr made = make_value(value, now)) {
         push_topic(value.stream->topic, Dialect::kLegacy,
                    {std::move(made), value.stream, value.seq, value.slot, value.final}, now);
     }
@@ -881,7 +885,8 @@ void Hub::step(Upstream::Lost& lost, Now now) {
         : lost.pos != 0 ? lost.pos
                         : std::max({newest_, bookmark_ + 1, history_.ring_start() + 1});
     newest_ = std::max(newest_, lost.pos);
-    const Bytes note = make(render_skipped(*stream, lost.range.from, lost.range.to, "lost", now));
+    const FramePtr note =
+        make(render_skipped(*stream, lost.range.from, lost.range.to, "lost", now));
     if (event_pos != 0) {
         history_.add({event_pos, lost.range.to, stream, note});
     }
@@ -1089,6 +1094,7 @@ void Hub::tell_unknown_end(const Value& last, Now now) {
         append_member(json, "status", "unknown");
         json += '}';
         end.json = std::make_shared<const std::string>(std::move(json));
+        end.data = nullptr;
     }
     send_legacy(end, now);
 }
@@ -1203,15 +1209,15 @@ void Hub::tell_dropped(Now now) {
         append_member(data, "error_code", "CONNECTION_DROP");
         append_member(data, "timestamp", static_cast<std::uint64_t>(unix_seconds(now.wall)));
         data += '}';
-        const Bytes told = make(render_plain("connection_error", {}, data, {}, now));
+        const FramePtr told = make(render_plain("connection_error", {}, data, {}, now));
         push_topic("connection_error", Dialect::kLegacy, {told, nullptr, 0, 0}, now);
         push_topic("connection_error", Dialect::kV1, {told, nullptr, 0, 0}, now);
     }
 }
 
 void Hub::heartbeats(Now now) {
-    Bytes legacy;
-    Bytes v1;
+    FramePtr legacy;
+    FramePtr v1;
     for (const auto& [number, session] : sessions_) {
         const bool quiet = elapsed(session->last_sent(), now.mono) >= options_.heartbeat_interval;
         if (!quiet || !session->grant || !session->idle() || session->closing() ||
@@ -1222,8 +1228,8 @@ void Hub::heartbeats(Now now) {
         if (session->v1() && !pos) {
             continue;  // It is about to be answered.
         }
-        Bytes own;  // Where it has not got as far as the others.
-        Bytes& shared = !session->v1() ? legacy : *pos == bookmark_ ? v1 : own;
+        FramePtr own;  // Where it has not got as far as the others.
+        FramePtr& shared = !session->v1() ? legacy : *pos == bookmark_ ? v1 : own;
         if (!shared) {
             std::string data = "{";
             append_member(data, "server_time", static_cast<std::uint64_t>(unix_seconds(now.wall)));

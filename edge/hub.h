@@ -123,7 +123,8 @@ class Hub {
     /// The session lives until close().
     Session& open(Dialect dialect, Now now, std::optional<Grant> grant = Grant{});
     void close(Session& session);
-    void receive(Session& session, std::string_view text, Now now);
+    /// `problem`: why what came could not be read as text.
+    void receive(Session& session, std::string_view text, Now now, std::string_view problem = {});
     /// What a client sends besides messages: a control frame, or fragments. Counted with them.
     void count_frames(Session& session, std::size_t frames, Now now);
     /// It has taken nothing for too long.
@@ -289,7 +290,7 @@ class Hub {
     void renew_history(const protocol::Snapshot& snapshot, bool same);
     void resume_repaired(Session& session, std::uint64_t before,
                          const std::shared_ptr<const Seen>& delivered);
-    History::Entry entry_of(const Value& value, Bytes made, bool as_live, Now now);
+    History::Entry entry_of(const Value& value, FramePtr made, bool as_live, Now now);
     void append_entries(const Message& message, History::Page& page, Now now);
     [[nodiscard]] std::vector<const Value*> state_of(const Session& session,
                                                      const std::string& topic);
@@ -306,9 +307,9 @@ class Hub {
     void tell_dropped(Now now);
     void heartbeats(Now now);
     void touch(Session& session);
-    Bytes make(std::string_view payload);
+    FramePtr make(std::string_view payload, Bytes data = nullptr);
     /// Null where it is larger than what may wait for a client: it is sent to nobody.
-    Bytes make_value(const Value& value, Now now, bool replay = false);
+    FramePtr make_value(const Value& value, Now now, bool replay = false);
 
     HubOptions options_;
     Random random_;

@@ -372,7 +372,8 @@ bool Hub::replay(Session& session, Resume& resume, const History::Entry& entry, 
         return false;
     }
     if (std::exchange(entry.as_live, false)) {
-        entry.frame = make(mark_replay(payload_of(*entry.frame)));  // For all who come back.
+        entry.frame = make(mark_replay(payload_of(*entry.frame)),
+                           entry.frame->data());  // For all who come back.
     }
     push(session, {entry.frame, entry.stream, entry.seq, 0}, now);
     return true;
@@ -560,7 +561,7 @@ void Hub::step(protocol::History& answer, Now now) {
 }
 
 /// `made`: its frame, as it is sent live or marked; null where it is too large.
-History::Entry Hub::entry_of(const Value& value, Bytes made, bool as_live, Now now) {
+History::Entry Hub::entry_of(const Value& value, FramePtr made, bool as_live, Now now) {
     if (!made) {
         as_live = false;
         made = make(render_skipped(*value.stream, value.seq, value.seq, "too_large", now));

@@ -72,6 +72,7 @@ class Edge {
                  .write_timeout = settings.edge.write_timeout,
                  .batch = std::move(send_batch),
                  .batch_min = settings.edge.io_uring == "on" ? 1u : WireOptions().batch_min,
+                 .compression = settings.edge.compression,
                  .flush_interval = settings.edge.flush_interval,
                  .before_input = [this](Now now) { catch_up(now); }},
                 Random::from_system()),

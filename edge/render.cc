@@ -157,22 +157,27 @@ void append_member(std::string& out, std::string_view name, std::uint64_t number
     out.append(digits, end);
 }
 
-Bytes frame(std::string_view payload) {
-    auto out = std::make_shared<std::string>();
-    out->reserve(payload.size() + 10);
-    *out += '\x81';  // RFC 6455 5.2: FIN, text.
-    const std::uint64_t size = payload.size();
+void append_frame_head(std::string& out, unsigned char first, std::size_t payload_bytes) {
+    out += static_cast<char>(first);
+    const std::uint64_t size = payload_bytes;
     if (size < 126) {
-        *out += static_cast<char>(size);
+        out += static_cast<char>(size);
     } else {
         const int bytes = size <= 0xffff ? 2 : 8;
-        *out += static_cast<char>(bytes == 2 ? 126 : 127);
+        out += static_cast<char>(bytes == 2 ? 126 : 127);
         for (int shift = (bytes - 1) * 8; shift >= 0; shift -= 8) {
-            *out += static_cast<char>((size >> shift) & 0xff);
+            out += static_cast<char>((size >> shift) & 0xff);
         }
     }
-    *out += payload;
-    return out;
+}
+
+FramePtr frame(std::string_view payload, Bytes data) {
+    constexpr unsigned char kFinalText = 0x81;
+    std::string text;
+    text.reserve(payload.size() + 10);
+    append_frame_head(text, kFinalText, payload.size());
+    text += payload;
+    return std::make_shared<const Frame>(std::move(text), std::move(data));
 }
 
 std::string_view payload_of(std::string_view frame) {

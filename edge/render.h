@@ -2,18 +2,21 @@
 // was turned into JSON once, when it arrived; here members are spliced into that text, without a
 // document tree.
 //
-//     Bytes sent = frame(render_value(value, age, Dialect::kV1, now));   // one string, shared by
-//     every session
+//     FramePtr sent = frame(render_value(value, age, Dialect::kV1, now));   // shared by every
+//     session
 //
 // Pure; thread safe (no state). PROTOCOL.md has every envelope with an example. It does not decide
 // who gets what.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "common/message.h"
@@ -44,6 +47,7 @@ struct Value {
     bool outdated = false;  // A newer one could not be kept: it stays stale, whatever reports say.
     Wall at;
     Bytes json;              // An object, without its outer `timestamp`.
+    Bytes data;              // What became that, a msgpack map; null where nothing did.
     bool reserved = false;   // The object has a member named stale, error_code or last_update.
     std::uint64_t slot = 0;  // Names (origin, topic, key) for conflation; 0 for events.
 };
@@ -67,11 +71,38 @@ struct Transition {
     Age age;
 };
 
-/// A complete, unmasked, unfragmented WebSocket text frame.
-Bytes frame(std::string_view payload);
+/// One message for clients: a complete, unmasked, unfragmented WebSocket text frame. Made once, and
+/// shared by everyone who gets it.
+class Frame {
+ public:
+    Frame(std::string text, Bytes data) : text_(std::move(text)), data_(std::move(data)) {}
 
-/// The text in such a frame.
+    [[nodiscard]] const std::string& text() const { return text_; }
+    /// Of the text: what it weighs in a client's queue.
+    [[nodiscard]] std::size_t size() const { return text_.size(); }
+    /// Its `data` as the bus has brought it, a msgpack map; null where it was made here.
+    [[nodiscard]] const Bytes& data() const { return data_; }
+
+ private:
+    friend class Encoder;  // encoding.h: made when the first client wants them.
+
+    std::string text_;
+    Bytes data_;
+    mutable std::unique_ptr<std::array<Bytes, 3>> others_;
+};
+using FramePtr = std::shared_ptr<const Frame>;
+
+FramePtr frame(std::string_view payload, Bytes data = nullptr);
+
+/// The text in a frame, without its head.
 std::string_view payload_of(std::string_view frame);
+inline std::string_view payload_of(const Frame& frame) {
+    return payload_of(frame.text());
+}
+
+/// Appends what precedes a payload of so many bytes from a server (RFC 6455 5.2); `first`: its
+/// first byte.
+void append_frame_head(std::string& out, unsigned char first, std::size_t payload_bytes);
 
 /// Where a v1 message stands in the log, as its text says; `pos` 0: nowhere.
 struct Place {

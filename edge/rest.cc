@@ -280,7 +280,8 @@ void Rest::update_metrics(Now now) {
     gauge("sigmacast_edge_ready", "1 once a snapshot has been applied, 0 again while it drains",
           parts_.upstream.ready() && !parts_.hub.draining() ? 1 : 0);
     gauge("sigmacast_edge_values", "Values kept", static_cast<double>(cache.entries()));
-    gauge("sigmacast_edge_values_bytes", "JSON text kept", static_cast<double>(cache.bytes()));
+    gauge("sigmacast_edge_values_bytes", "Data kept, as JSON and as msgpack",
+          static_cast<double>(cache.bytes()));
     gauge("sigmacast_edge_pos", "Log position reached", static_cast<double>(cache.pos()));
     gauge("sigmacast_edge_uptime_seconds", "Since the start",
           static_cast<double>(elapsed(parts_.started, now.mono).count()) / 1000.0);
@@ -305,6 +306,14 @@ void Rest::update_metrics(Now now) {
     gauge("sigmacast_edge_io_uring", "1 while flushes share system calls",
           batch && !batch->broken() ? 1 : 0);
     count("sigmacast_edge_encodes_total", "Frames built", hub.encodes);
+    const EncodeCounters& encodes = parts_.wire.encodes();
+    count("sigmacast_edge_msgpack_encodes_total", "Frames of them made again as msgpack",
+          encodes.msgpack);
+    count("sigmacast_edge_deflated_total", "Frames compressed", encodes.deflated);
+    count("sigmacast_edge_deflate_in_bytes_total", "What was compressed, before",
+          encodes.deflate_in);
+    count("sigmacast_edge_deflate_out_bytes_total", "What was compressed, after",
+          encodes.deflate_out);
     count("sigmacast_edge_conflated_total",
           "State frames replaced by newer ones in a client's queue", hub.sent.conflated);
     count("sigmacast_edge_skipped_notes_total", "Notes to clients of what was left out",

@@ -181,7 +181,7 @@ Session::Session(std::string client_id, Dialect dialect, QueueLimits limits, Sen
       counters_(counters),
       last_sent_(now.mono) {}
 
-void Session::send_control(Bytes frame) {
+void Session::send_control(FramePtr frame) {
     if (closing_) {
         return;
     }
@@ -308,14 +308,14 @@ void Session::skip(const Stream& stream, std::uint64_t seq) {
     skips[from] = to;
 }
 
-std::vector<Bytes> Session::take(std::size_t frames_max, Now now, std::size_t bytes_max) {
-    std::vector<Bytes> taken;
+std::vector<FramePtr> Session::take(std::size_t frames_max, Now now, std::size_t bytes_max) {
+    std::vector<FramePtr> taken;
     taken.reserve(std::min(frames_max, control_.size() + live_items_));
     std::size_t bytes = 0;
-    const auto fits = [&](const Bytes& frame) {
+    const auto fits = [&](const FramePtr& frame) {
         return taken.size() < frames_max && (taken.empty() || bytes + frame->size() <= bytes_max);
     };
-    const auto add = [&](Bytes frame) {
+    const auto add = [&](FramePtr frame) {
         bytes += frame->size();
         taken.push_back(std::move(frame));
     };
@@ -341,7 +341,7 @@ std::vector<Bytes> Session::take(std::size_t frames_max, Now now, std::size_t by
                 continue;
             }
         }
-        if (Bytes frame = drop_front()) {
+        if (FramePtr frame = drop_front()) {
             add(std::move(frame));
         }
     }
@@ -363,7 +363,7 @@ std::vector<Bytes> Session::take(std::size_t frames_max, Now now, std::size_t by
     return taken;
 }
 
-Bytes Session::drop_front() {
+FramePtr Session::drop_front() {
     Outgoing& front = data_.front();
     if (front.frame) {
         data_bytes_ -= front.frame->size();
@@ -375,7 +375,7 @@ Bytes Session::drop_front() {
             }
         }
     }
-    Bytes dropped = std::move(front.frame);
+    FramePtr dropped = std::move(front.frame);
     data_.pop_front();
     ++base_;
     return dropped;

@@ -78,7 +78,7 @@ struct QueueLimits {
 
 /// A frame for many sessions.
 struct Outgoing {
-    Bytes frame;
+    FramePtr frame;
     const Stream* stream = nullptr;
     std::uint64_t seq = 0;   // 0: no position.
     std::uint64_t slot = 0;  // What a newer frame of the same slot makes superfluous; 0: never.
@@ -116,7 +116,7 @@ class Session {
     Client* client = nullptr;                           // The Wire's: whose it is.
     bool touched = false;  // The Hub's: something was queued since the last take_touched().
 
-    void send_control(Bytes frame);
+    void send_control(FramePtr frame);
     /// A frame larger than the bound is left out. False: it would be over its bound. Nothing was
     /// queued, and everything that waited is gone; close it.
     [[nodiscard]] bool send_data(const Outgoing& item);
@@ -126,7 +126,7 @@ class Session {
 
     /// What to send next, in order: at most `frames_max`, notes of what was left out among them,
     /// and at most `bytes_max` or one frame. What is left can still be conflated.
-    std::vector<Bytes> take(std::size_t frames_max, Now now, std::size_t bytes_max = SIZE_MAX);
+    std::vector<FramePtr> take(std::size_t frames_max, Now now, std::size_t bytes_max = SIZE_MAX);
 
     /// Calls, once, as soon as less than `bytes` of data wait; within take(). Not to call back.
     void await_room(std::size_t bytes, std::function<void()> on_room) {
@@ -157,7 +157,7 @@ class Session {
     void start_conflating();
     void give_up(Outgoing& place);
     void skip(const Stream& stream, std::uint64_t seq);
-    Bytes drop_front();
+    FramePtr drop_front();
     void compact();
 
     std::string client_id_;
@@ -165,7 +165,7 @@ class Session {
     QueueLimits limits_;
     SendCounters& counters_;
     std::set<std::string> subscriptions_;
-    Fifo<Bytes> control_;
+    Fifo<FramePtr> control_;
     std::size_t control_bytes_ = 0;
     Fifo<Outgoing> data_;  // A null frame: its place was taken by a newer one.
     std::size_t data_bytes_ = 0;

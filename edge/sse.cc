@@ -158,11 +158,11 @@ class EventStream final : public Client, public std::enable_shared_from_this<Eve
     bool fill(Now now) {
         bool more = false;
         while (const std::size_t most = outbox_.room() / kPartsOfEvent) {
-            const auto frames = session_->take(most, now, outbox_.bytes_room());
+            auto frames = session_->take(most, now, outbox_.bytes_room());
             if (frames.empty()) {
                 break;
             }
-            append(frames);
+            append(std::move(frames));
             more = !session_->idle();
         }
         return more;
@@ -170,7 +170,7 @@ class EventStream final : public Client, public std::enable_shared_from_this<Eve
 
     /// Frames that the session has just given, as events. What is short is put together; what is
     /// long stays in the frame that all clients share.
-    void append(const std::vector<Bytes>& frames) {
+    void append(std::vector<FramePtr> frames) {
         std::string text;
         for (std::size_t i = 0; i < frames.size(); ++i) {
             const std::string_view payload = payload_of(*frames[i]);
@@ -180,7 +180,8 @@ class EventStream final : public Client, public std::enable_shared_from_this<Eve
                 text += payload;
             } else {
                 outbox_.append(std::make_shared<std::string>(std::exchange(text, {})));
-                outbox_.append(frames[i], frames[i]->size() - payload.size());
+                const std::size_t head = frames[i]->size() - payload.size();
+                outbox_.append(Encoder::text_of(std::move(frames[i])), head);
             }
             text += "\n\n";
         }

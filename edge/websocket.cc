@@ -16,6 +16,7 @@ enum Opcode : unsigned {
     kPong = 10
 };
 
+constexpr unsigned kCompressed = 0x40;         // RFC 7692 6: the first frame of a message.
 constexpr std::size_t kControlBytesMax = 125;  // RFC 6455 5.5.
 
 // RFC 6455 7.4.1.
@@ -76,7 +77,10 @@ std::size_t WebSocketReader::head_bytes() const {
 /// By the first two bytes (5.1 to 5.5).
 bool WebSocketReader::good_start() const {
     const unsigned opcode = head_[0] & 0x0fu;
-    if ((head_[0] & 0x70u) != 0 || (head_[1] & 0x80u) == 0) {
+    const unsigned extensions = head_[0] & 0x70u;
+    const bool compressed =
+        deflate_ && extensions == kCompressed && (opcode == kText || opcode == kBinary);
+    if ((extensions != 0 && !compressed) || (head_[1] & 0x80u) == 0) {
         return false;  // Extensions that nobody has asked for; a client masks.
     }
     if (control()) {
@@ -105,6 +109,7 @@ std::uint16_t WebSocketReader::begin_payload() {
         const unsigned opcode = head_[0] & 0x0fu;
         if (opcode != kContinuation) {
             text_ = opcode == kText;
+            compressed_ = (head_[0] & kCompressed) != 0;
             utf8_ = {};
         }
         in_message_ = !final();
@@ -138,10 +143,12 @@ void WebSocketReader::unmask(std::span<char> bytes) {
 /// A message or a control frame is there.
 WebSocketReader::Item WebSocketReader::end(std::string_view payload) const {
     if (!control()) {
-        if (text_ && !utf8_.whole()) {
+        if (text_ && !compressed_ && !utf8_.whole()) {
             return {.kind = Kind::kBad, .code = kBadPayload};
         }
-        return {.kind = text_ ? Kind::kText : Kind::kBinary, .payload = payload};
+        return {.kind = text_ ? Kind::kText : Kind::kBinary,
+                .payload = payload,
+                .compressed = compressed_};
     }
     const unsigned opcode = head_[0] & 0x0fu;
     if (opcode != kClose) {
@@ -188,7 +195,7 @@ WebSocketReader::Item WebSocketReader::next(std::span<char>& input) {
         unmask(bytes);
         const std::string_view piece(bytes.data(), bytes.size());
         std::string& kept = control() ? control_ : message_;
-        if (!control() && text_ && !utf8_.feed(piece)) {
+        if (!control() && text_ && !compressed_ && !utf8_.feed(piece)) {
             return {.kind = Kind::kBad, .code = kBadPayload};
         }
         const bool whole = left_ == 0 && final() && kept.empty();

@@ -1,5 +1,6 @@
 // What the bytes of a WebSocket's client say (RFC 6455, sections 5 to 7), as a server has to read
-// them; no extensions. And the frames of a server that are no text (render.h makes those).
+// them; of extensions permessage-deflate (RFC 7692) is told, where it was agreed on. And the frames
+// of a server that are no text (render.h makes those).
 //
 //     std::span<char> input(buffer, n);
 //     while (true) {
@@ -51,11 +52,12 @@ class WebSocketReader {
     struct Item {
         Kind kind = Kind::kMore;
         std::string_view payload = {};  // In the input or the reader, until the next call.
+        bool compressed = false;        // Of kText and kBinary: nobody has looked at its text yet.
         std::uint16_t code = 0;         // What to close with, of kClose and kBad.
     };
 
-    explicit WebSocketReader(std::size_t message_bytes_max)
-        : message_bytes_max_(message_bytes_max) {}
+    explicit WebSocketReader(std::size_t message_bytes_max, bool deflate = false)
+        : message_bytes_max_(message_bytes_max), deflate_(deflate) {}
 
     /// The next thing that the input says; what it took is taken off its front.
     Item next(std::span<char>& input);
@@ -70,6 +72,7 @@ class WebSocketReader {
     [[nodiscard]] Item end(std::string_view payload) const;
 
     std::size_t message_bytes_max_;
+    bool deflate_;
     std::uint64_t left_ = 0;       // Of the payload.
     std::string message_;          // What has come of one that did not come whole.
     std::string control_;          // The same, of a control frame.
@@ -79,6 +82,7 @@ class WebSocketReader {
     bool in_payload_ = false;
     bool in_message_ = false;  // A fragment has come, and not the last one.
     bool text_ = false;
+    bool compressed_ = false;
     bool told_ = false;  // What did not come whole: it can go.
     Utf8Check utf8_;
 };

@@ -16,6 +16,7 @@
 #include <span>
 #include <stdexcept>
 
+#include "common/codec.h"
 #include "common/log.h"
 #include "edge/outbox.h"
 #include "edge/sse.h"
@@ -30,8 +31,11 @@ namespace beast = boost::beast;
 using tcp = asio::ip::tcp;
 using error_code = boost::system::error_code;
 
-constexpr std::string_view kSubprotocol = "sigmacast.v1.json";
-constexpr std::uint16_t kCloseTooBig = 1009;  // RFC 6455 7.4.1.
+constexpr std::string_view kJsonProtocol = "sigmacast.v1.json";
+constexpr std::string_view kMsgpackProtocol = "sigmacast.v1.msgpack";
+// RFC 6455 7.4.1.
+constexpr std::uint16_t kCloseBadPayload = 1007;
+constexpr std::uint16_t kCloseTooBig = 1009;
 constexpr Millis kSweep{500};
 constexpr std::size_t kGiveBackMin = 500;  // Clients that must have left for it to be worth it.
 constexpr Millis kPongSlack{2'000};  // Nobody is given up before a ping had time to be answered.
@@ -85,13 +89,16 @@ bool has_token(std::string_view list, std::string_view token) {
     return beast::http::token_list(list).exists(token);
 }
 
-bool offers(std::string_view protocols, std::string_view wanted) {
-    for (const auto& offered : beast::http::token_list(protocols)) {
-        if (std::string_view(offered.data(), offered.size()) == wanted) {
-            return true;
+/// The first of ours that the client offers; empty where it offers none.
+std::string_view subprotocol_of(std::string_view offered) {
+    for (const auto& each : beast::http::token_list(offered)) {
+        for (const std::string_view ours : {kJsonProtocol, kMsgpackProtocol}) {
+            if (std::string_view(each.data(), each.size()) == ours) {
+                return ours;
+            }
         }
     }
-    return false;
+    return {};
 }
 
 /// RFC 6455 4.1: names, each of them once.
@@ -133,8 +140,8 @@ bool good_parameter(std::string_view text) {
     return is_token(trimmed(text.substr(0, equals))) && is_token(value);
 }
 
-/// A list of extensions with their parameters (RFC 6455 9.1), of which none is used here. What is
-/// malformed has the handshake fail. Empty elements are allowed.
+/// A list of extensions with their parameters (RFC 6455 9.1). What is malformed has the handshake
+/// fail. Empty elements are allowed.
 bool good_extensions(std::string_view list) {
     while (!list.empty()) {
         const std::size_t comma = std::min(list.find(','), list.size());
@@ -362,15 +369,34 @@ void Wire::Impl::flush_later() {
 
 namespace {
 
+/// What a good handshake has agreed on.
+struct Terms {
+    std::string_view subprotocol;        // Empty: none.
+    std::optional<std::string> deflate;  // The answer to what was offered.
+};
+
+/// A plain client is sent what it always was.
+Terms terms_of(const http::Request& request, const WireOptions& options) {
+    const std::string offered = list_of(request, "sec-websocket-protocol");
+    Terms terms{.subprotocol = subprotocol_of(offered), .deflate = {}};
+    if (options.compression && !terms.subprotocol.empty()) {
+        terms.deflate = accept_deflate(list_of(request, "sec-websocket-extensions"));
+    }
+    return terms;
+}
+
 /// The answer to a good handshake.
-std::string switching_head(const http::Request& request, bool v1) {
+std::string switching_head(const http::Request& request, const Terms& terms) {
     std::string head =
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
         "Sec-WebSocket-Accept: ";
     head += accept_key(request.header("sec-websocket-key"));
     head.append("\r\nServer: ").append(kServerName).append("\r\nVary: Origin\r\n");
-    if (v1) {
-        head.append("Sec-WebSocket-Protocol: ").append(kSubprotocol).append("\r\n");
+    if (!terms.subprotocol.empty()) {
+        head.append("Sec-WebSocket-Protocol: ").append(terms.subprotocol).append("\r\n");
+    }
+    if (terms.deflate) {
+        head.append("Sec-WebSocket-Extensions: ").append(*terms.deflate).append("\r\n");
     }
     return head + "\r\n";
 }
@@ -379,17 +405,20 @@ std::string switching_head(const http::Request& request, bool v1) {
 /// does not read stops being read from.
 class Connection final : public Client, public std::enable_shared_from_this<Connection> {
  public:
-    Connection(Wire::Impl& wire, http::Upgrade& upgrade, std::optional<Grant> grant, Now now)
+    Connection(Wire::Impl& wire, http::Upgrade& upgrade, const Terms& terms,
+               std::optional<Grant> grant, Now now)
         : wire_(wire),
           address_(wire.addresses.take(http::address_key(upgrade.request.peer))),
           user_(grant ? wire.hub.seat_for(*grant) : Tally::Seat{}),
           transport_(std::move(upgrade.transport)),
-          reader_(wire.options.message_bytes_max),
+          encoding_{.msgpack = terms.subprotocol == kMsgpackProtocol,
+                    .deflate = terms.deflate.has_value()},
+          reader_(wire.options.message_bytes_max, encoding_.deflate),
           unread_(std::move(upgrade.early)),
           may_hold_more_(transport_.tls() != nullptr),
           heard_(now.mono) {
-        const bool v1 = offers(list_of(upgrade.request, "sec-websocket-protocol"), kSubprotocol);
-        append(switching_head(upgrade.request, v1));
+        append(switching_head(upgrade.request, terms));
+        const bool v1 = !terms.subprotocol.empty();
         session_ = &wire.hub.open(v1 ? Dialect::kV1 : Dialect::kLegacy, now, std::move(grant));
         session_->client = this;
         uptake_.start(now.mono);
@@ -481,8 +510,8 @@ class Connection final : public Client, public std::enable_shared_from_this<Conn
             return false;
         }
         auto frames = session_->take(outbox_.room(), now, outbox_.bytes_room());
-        for (Bytes& frame : frames) {
-            outbox_.append(std::move(frame));
+        for (FramePtr& frame : frames) {
+            outbox_.append(wire_.encoder.encode(std::move(frame), encoding_));
         }
         return !frames.empty();
     }
@@ -590,21 +619,21 @@ class Connection final : public Client, public std::enable_shared_from_this<Conn
             if (item.kind == Kind::kMore) {
                 return;
             }
-            if (item.kind == Kind::kBad || item.kind == Kind::kClose) {
-                if (item.kind == Kind::kBad) {
-                    ++(item.code == kCloseTooBig ? wire_.counters.too_large
-                                                 : wire_.counters.protocol_errors);
+            heard_ = item.kind == Kind::kFragment ? heard_ : now.mono;
+            std::uint16_t over = item.code;  // Of kClose and kBad.
+            if (item.kind == Kind::kText || item.kind == Kind::kBinary) {
+                over = session_->closing() ? 0 : receive(item, now);
+            }
+            if (over != 0) {
+                if (item.kind != Kind::kClose) {
+                    ++(over == kCloseTooBig ? wire_.counters.too_large
+                                            : wire_.counters.protocol_errors);
                 }
                 input = {};
-                end(item.code, now);
+                end(over, now);
                 return;
             }
-            heard_ = item.kind == Kind::kFragment ? heard_ : now.mono;
-            if (item.kind == Kind::kText || item.kind == Kind::kBinary) {
-                if (!session_->closing()) {
-                    wire_.hub.receive(*session_, item.payload, now);
-                }
-            } else {
+            if (item.kind != Kind::kText && item.kind != Kind::kBinary) {
                 wire_.hub.count_frames(*session_, 1, now);
                 ever_ponged_ = ever_ponged_ || item.kind == Kind::kPong;
                 if (item.kind == Kind::kPing) {
@@ -615,6 +644,31 @@ class Connection final : public Client, public std::enable_shared_from_this<Conn
                 }
             }
         }
+    }
+
+    /// A message: 0, or what to close with.
+    std::uint16_t receive(const WebSocketReader::Item& item, Now now) {
+        const bool binary = item.kind == WebSocketReader::Kind::kBinary;
+        std::string_view payload = item.payload;
+        std::string plain;
+        if (item.compressed) {
+            auto inflated = wire_.encoder.inflate(payload, wire_.options.message_bytes_max);
+            if (!inflated) {
+                return inflated.error().code == Errc::kTooLarge ? kCloseTooBig : kCloseBadPayload;
+            }
+            payload = plain = std::move(*inflated);
+            if (Utf8Check text; !binary && !(text.feed(payload) && text.whole())) {
+                return kCloseBadPayload;
+            }
+        }
+        std::string text;
+        if (binary && encoding_.msgpack) {
+            const auto unpacked = append_json(text, payload);
+            wire_.hub.receive(*session_, text, now, unpacked ? "" : unpacked.error().message);
+        } else {
+            wire_.hub.receive(*session_, payload, now);
+        }
+        return 0;
     }
 
     /// The peer has ended it, or has to be told that it failed. Nothing that comes is looked at any
@@ -656,6 +710,7 @@ class Connection final : public Client, public std::enable_shared_from_this<Conn
     Tally::Seat user_;  // Where the request has brought the token.
     Transport transport_;
     Outbox outbox_;
+    const Encoding encoding_;
     WebSocketReader reader_;
     std::string unread_;  // What had come when it was not to be read from any more.
     Session* session_ = nullptr;
@@ -720,7 +775,8 @@ bool Wire::accept(http::Upgrade& upgrade) {
         impl_->add(make_event_stream(*impl_, upgrade, std::move(*grant),
                                      *read_events_request(upgrade.request)));
     } else {
-        impl_->add(std::make_shared<Connection>(*impl_, upgrade, std::move(grant), now));
+        impl_->add(std::make_shared<Connection>(
+            *impl_, upgrade, terms_of(upgrade.request, impl_->options), std::move(grant), now));
     }
     return true;
 }
@@ -800,6 +856,9 @@ std::size_t Wire::event_streams() const {
 }
 const WireCounters& Wire::counters() const {
     return impl_->counters;
+}
+const EncodeCounters& Wire::encodes() const {
+    return impl_->encoder.counters();
 }
 const WireOptions& Wire::options() const {
     return impl_->options;

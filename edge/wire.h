@@ -23,6 +23,7 @@
 #include "common/http.h"
 #include "common/loop.h"
 #include "edge/access.h"
+#include "edge/encoding.h"
 #include "edge/hub.h"
 #include "edge/send_batch.h"
 
@@ -42,6 +43,7 @@ struct WireOptions {
     /// Null: each socket is sent to by a system call of its own, as those with TLS always are.
     std::shared_ptr<SendBatch> batch = nullptr;
     std::size_t batch_min = 4;  // Fewer gain nothing by going together.
+    bool compression = true;    // For a v1 client that offers permessage-deflate.
     Millis flush_interval{0};   // At least, between two flushes; 0: at once, always.
     /// Called before a client is let in, and before what one sent is looked at; may flush().
     std::function<void(Now)> before_input = nullptr;
@@ -104,6 +106,7 @@ class Wire {
     [[nodiscard]] std::size_t clients() const;
     [[nodiscard]] std::size_t event_streams() const;
     [[nodiscard]] const WireCounters& counters() const;
+    [[nodiscard]] const EncodeCounters& encodes() const;
     [[nodiscard]] const WireOptions& options() const;
 
     struct Impl;  // wire_impl.h: for wire.cc and sse.cc.

@@ -11,6 +11,7 @@
 
 #include "common/http_upgrade.h"
 #include "common/tally.h"
+#include "edge/encoding.h"
 #include "edge/outbox.h"
 #include "edge/wire.h"
 
@@ -63,6 +64,7 @@ struct Wire::Impl {
     WireOptions options;
     Random random;
     WireCounters counters;
+    Encoder encoder;
     std::vector<std::shared_ptr<Client>> clients;
     std::size_t most_clients = 0;  // Since memory was given back.
     std::size_t streams = 0;       // Of the clients, those that are event streams.

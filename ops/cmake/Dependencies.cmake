@@ -17,6 +17,7 @@ find_package(tomlplusplus CONFIG REQUIRED)
 find_package(prometheus-cpp CONFIG REQUIRED)
 find_package(GTest CONFIG REQUIRED)
 find_package(zstd CONFIG REQUIRED)
+find_package(ZLIB REQUIRED)
 
 # Debian 12's libmsgpack-cxx-dev conflicts with Boost 1.81, so ops/setup unpacks its headers into build/deps there.
 find_path(MSGPACK_INCLUDE_DIR msgpack.hpp

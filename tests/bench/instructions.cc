@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "edge/encoding.h"
 #include "edge/hub.h"
 #include "edge/outbox.h"
 #include "tests/unit/edge_fixture.h"
@@ -95,9 +96,9 @@ class Edge {
         for (Session* session : hub_.take_touched()) {
             Outbox& outbox = outboxes_.at(session);
             while (true) {
-                for (Bytes& each :
+                for (FramePtr& each :
                      session->take(outbox.room(), clock_.now(), outbox.bytes_room())) {
-                    outbox.append(std::move(each));
+                    outbox.append(encoder_.encode(std::move(each), {}));
                     ++frames;
                 }
                 if (outbox.empty()) {
@@ -123,6 +124,7 @@ class Edge {
  private:
     Clock clock_;
     Hub hub_{HubOptions{}, Random(3)};
+    Encoder encoder_;
     std::unordered_map<Session*, Outbox> outboxes_;
     std::size_t events_ = 0;
     std::size_t states_ = 0;

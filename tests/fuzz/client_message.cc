@@ -80,8 +80,8 @@ class World {
     }
     std::vector<Object> take() {
         std::vector<Object> taken;
-        for (const Bytes& frame : session_->take(100'000, clock_.now())) {
-            taken.push_back(fuzz::check_frame(*frame));
+        for (const FramePtr& frame : session_->take(100'000, clock_.now())) {
+            taken.push_back(fuzz::check_frame(frame->text()));
         }
         return taken;
     }

@@ -2,13 +2,15 @@
 // agreed.
 //
 // Input: a byte, the size of a piece; then the bytes as they come. Odd sizes: the bytes are those
-// of messages, which are framed here, in two fragments each, and have to be heard so, too.
+// of messages, which are framed here, in two fragments each, and have to be heard so, too. Sizes
+// that three divides: compression was agreed on.
 #include "edge/websocket.h"
 
 #include <algorithm>
 #include <string>
 #include <vector>
 
+#include "edge/encoding.h"
 #include "tests/fuzz/fuzz.h"
 
 namespace sigmacast::edge {
@@ -23,17 +25,18 @@ struct Heard {
     Kind kind;
     std::string payload;
     std::uint16_t code;
+    bool compressed = false;
 
     bool operator==(const Heard&) const = default;
 };
 
-std::vector<Heard> read(std::string bytes, std::size_t piece) {
-    WebSocketReader reader(kMessageMax);
+std::vector<Heard> read(std::string bytes, std::size_t piece, bool deflate = false) {
+    WebSocketReader reader(kMessageMax, deflate);
     std::vector<Heard> heard;
     for (std::size_t at = 0; at < bytes.size(); at += piece) {
         std::span<char> input(bytes.data() + at, std::min(piece, bytes.size() - at));
         for (auto item = reader.next(input); item.kind != Kind::kMore; item = reader.next(input)) {
-            heard.push_back({item.kind, std::string(item.payload), item.code});
+            heard.push_back({item.kind, std::string(item.payload), item.code, item.compressed});
             if (item.kind == Kind::kBad || item.kind == Kind::kClose) {
                 return heard;
             }
@@ -46,7 +49,13 @@ std::vector<Heard> read(std::string bytes, std::size_t piece) {
 void check(const Heard& item) {
     const bool message = item.kind == Kind::kText || item.kind == Kind::kBinary;
     require(item.payload.size() <= (message ? kMessageMax : 125), "nothing is over its bound");
-    require(item.kind != Kind::kText || fuzz::is_utf8(item.payload), "text is UTF-8", item.payload);
+    require(item.kind != Kind::kText || item.compressed || fuzz::is_utf8(item.payload),
+            "text is UTF-8", item.payload);
+    if (item.compressed) {
+        static Encoder encoder;
+        const auto inflated = encoder.inflate(item.payload, kMessageMax);
+        require(!inflated || inflated->size() <= kMessageMax, "what is inflated is not over it");
+    }
     require(
         item.kind != Kind::kBad || (item.code == 1002 || item.code == 1007 || item.code == 1009),
         "what is bad has a code of its own");
@@ -95,11 +104,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     fuzz::Input input(data, size);
     const std::size_t piece = input.byte() + 1u;
     const std::string bytes(input.rest());
-    const std::vector<Heard> whole = read(bytes, bytes.size() + 1);
+    const bool deflate = piece % 3 == 0;
+    const std::vector<Heard> whole = read(bytes, bytes.size() + 1, deflate);
     for (const Heard& item : whole) {
         check(item);
     }
-    require(read(bytes, piece) == whole, "the same is heard however the bytes come");
+    require(read(bytes, piece, deflate) == whole, "the same is heard however the bytes come");
     if (piece % 2 == 0) {
         hear_messages(fuzz::split(bytes), piece);
     }

@@ -362,9 +362,9 @@ class Cluster:
     def client(self, protocol=None, edge=0, **options):
         return Client(self.edges[edge].port, protocol, **{"tls": self.tls, **options})
 
-    def v1(self, *topics, edge=0, **options):
+    def v1(self, *topics, edge=0, protocol=V1, **options):
         """A v1 client that is subscribed, and has its answer in `subscribed`."""
-        client = self.client(V1, edge, **options)
+        client = self.client(protocol, edge, **options)
         client.hello = client.wait("hello")
         client.subscribed = client.subscribe(*topics) if topics else None
         return client

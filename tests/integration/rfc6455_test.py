@@ -63,7 +63,8 @@ ACCEPTED = {
     "white space around values": {"Upgrade": "  websocket \t", "Sec_WebSocket_Version": " 13 ",
                                   "Sec_WebSocket_Key": f"  {Raw.KEY}  "},
     "empty elements in a list": {"Connection": ",, Upgrade ,"},
-    "an unknown extension": {"Sec_WebSocket_Extensions": "foo; bar=1, permessage-deflate; client_max_window_bits"},
+    "an unknown extension": {"Sec_WebSocket_Extensions": "foo; bar=1"},
+    "an unknown extension beside another": {"Sec_WebSocket_Extensions": "foo; bar=1, permessage-deflate; client_max_window_bits"},
     "extensions on two lines": {"Sec_WebSocket_Extensions": ["foo", "bar; baz=\"q\""]},
     "an unknown header": {"X_Unknown": "y"},
 }
@@ -76,7 +77,9 @@ def test_a_good_handshake_is_accepted_with_the_key_it_asked_for(edge, case):
         assert raw.header("sec-websocket-accept") == [Raw.ACCEPT]
         assert [value.lower() for value in raw.header("upgrade")] == ["websocket"]
         assert [value.lower() for value in raw.header("connection")] == ["upgrade"]
-        assert raw.header("sec-websocket-extensions") == [], "none is used, so none may be named (9.1)"
+        offered = str(ACCEPTED[case].get("Sec_WebSocket_Extensions"))
+        agreed = [value.split(";")[0] for value in raw.header("sec-websocket-extensions")]
+        assert agreed == (["permessage-deflate"] if "permessage-deflate" in offered else []), "what is used, and no other (9.1)"
         assert raw.header("sec-websocket-protocol") == [V1]
         raw.message("hello")
         raw.send(frame(TEXT, ping()))

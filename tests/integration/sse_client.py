@@ -106,7 +106,7 @@ class Events(Client):
             elif name == "data":
                 data.append(value)
         if data:
-            message = Message("\n".join(data), time.monotonic())
+            message = Message("\n".join(data).encode(), time.monotonic())
             message.id = self.last_id
             with self._changed:
                 self.messages.append(message)

@@ -18,10 +18,15 @@ import socket
 import struct
 import threading
 import time
+import zlib
+
+import msgpack
 
 from certificates import TlsSocket
 
 V1 = "sigmacast.v1.json"
+MSGPACK = "sigmacast.v1.msgpack"
+DEFLATE = {"Sec-WebSocket-Extensions": "permessage-deflate; client_max_window_bits"}  # As browsers offer it.
 PATIENCE = float(os.environ.get("SIGMACAST_PATIENCE", "1"))  # As in harness.py.
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
@@ -37,9 +42,11 @@ class Refused(Exception):
 class Message(dict):
     """A message as it came; unknown members are None."""
 
-    def __init__(self, text, at, opcode=TEXT):
-        super().__init__(json.loads(text))
-        self.text, self.at, self.opcode = text, at, opcode
+    def __init__(self, payload, at, opcode=TEXT, compressed=False):
+        content = inflated(payload) if compressed else payload
+        super().__init__(json.loads(content) if opcode == TEXT else msgpack.unpackb(content))
+        self.text = content.decode() if opcode == TEXT else str(dict(self))
+        self.at, self.opcode, self.compressed, self.bytes = at, opcode, compressed, len(payload)
 
     @property
     def type(self):
@@ -56,6 +63,16 @@ class Message(dict):
     @property
     def seq(self):
         return self.get("seq")
+
+
+def inflated(payload):
+    """RFC 7692, without context takeover."""
+    return zlib.decompressobj(-15).decompress(payload + b"\x00\x00\xff\xff")
+
+
+def deflated(payload):
+    compressor = zlib.compressobj(wbits=-15)
+    return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
 def brief(message):
@@ -158,7 +175,7 @@ class Client:
                     elif not whole or opcode == 0:
                         self.fragments += 1
                     else:
-                        self.messages.append(Message(payload.decode(), time.monotonic(), opcode))
+                        self.messages.append(Message(payload, time.monotonic(), opcode, bool(first & 0x40)))
                     self._changed.notify_all()
                 if opcode == PING and self._answer_pings:
                     self._send_frame(PONG, payload)
@@ -176,8 +193,8 @@ class Client:
         self._may_read.set()
 
     # Sending ----------------------------------------------------------------------------------------------------------
-    def _send_frame(self, opcode, payload, final=True, masked=True):
-        head = bytes([(0x80 if final else 0) | opcode])
+    def _send_frame(self, opcode, payload, final=True, masked=True, compressed=False):
+        head = bytes([(0x80 if final else 0) | (0x40 if compressed else 0) | opcode])
         mask_bit = 0x80 if masked else 0
         if len(payload) < 126:
             head += bytes([mask_bit | len(payload)])
@@ -202,6 +219,10 @@ class Client:
 
     def send_binary(self, payload):
         self._send_frame(BINARY, payload)
+
+    def send_compressed(self, payload, opcode=TEXT):
+        """`payload`: what is compressed already."""
+        self._send_frame(opcode, payload, compressed=True)
 
     def send_fragmented(self, text):
         middle = len(text) // 2
@@ -407,7 +428,9 @@ class Raw:
 
     def message(self, kind):
         """The next message of this type."""
-        return json.loads(self.expect(TEXT, lambda frame: json.loads(frame.payload)["type"] == kind).payload)
+        def content(one):
+            return json.loads(inflated(one.payload) if one.reserved == 4 else one.payload)
+        return content(self.expect(TEXT, lambda one: content(one)["type"] == kind))
 
     def rest(self):
         """All that comes until the connection ends."""

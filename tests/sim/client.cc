@@ -151,7 +151,7 @@ void ClientNode::mute() {
     muted_ = true;
 }
 
-void ClientNode::carry(Mono when, std::uint64_t port, const Bytes& frame) {
+void ClientNode::carry(Mono when, std::uint64_t port, const edge::FramePtr& frame) {
     time_.at(when, [this, port, frame, life = edge_->life()] {
         if (muted_ || port_ != port || edge_->life() != life) {
             return;
@@ -224,10 +224,10 @@ void ClientNode::ask_for_topics() {
 
 // ---- What comes ----
 
-void ClientNode::on_frame(std::uint64_t, const Bytes& frame) {
+void ClientNode::on_frame(std::uint64_t, const edge::FramePtr& frame) {
     heard_ = time_.mono();
     ++counts_.messages;
-    const std::string_view words = payload(*frame);
+    const std::string_view words = payload(frame->text());
     SIM_SAY(time_, name(), "<- " << words);
     const json::object message = json::parse(words).as_object();
     if (options_.counted) {

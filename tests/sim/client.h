@@ -36,7 +36,7 @@ class ClientNode final : public Process {
     [[nodiscard]] bool v1() const { return options_.dialect == edge::Dialect::kV1; }
 
     /// From the edge: a frame on its way, and the end of the connection (0: the socket broke).
-    void carry(Mono when, std::uint64_t port, const Bytes& frame);
+    void carry(Mono when, std::uint64_t port, const edge::FramePtr& frame);
     void lost(std::uint64_t port, std::uint16_t code, std::optional<Mono> after = {});
 
     /// Its network swallows everything; it finds out by the silence.
@@ -92,7 +92,7 @@ class ClientNode final : public Process {
     void reconnect(Millis after);
     void send(const std::string& text);
     void ask_for_topics();
-    void on_frame(std::uint64_t port, const Bytes& frame);
+    void on_frame(std::uint64_t port, const edge::FramePtr& frame);
     void on_message(const boost::json::object& message);
     void on_hello(const boost::json::object& message);
     void on_subscribed(const boost::json::object& message);

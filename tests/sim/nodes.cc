@@ -748,7 +748,7 @@ void EdgeNode::pump(std::uint64_t id) {
         if (frames.empty()) {
             break;
         }
-        for (const Bytes& frame : frames) {
+        for (const edge::FramePtr& frame : frames) {
             ++port.under_way;
             port.last = std::max(port.last + Micros{1}, time_.mono() + time_.micros(50, 3'000));
             port.client->carry(port.last, id, frame);

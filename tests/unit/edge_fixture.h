@@ -170,13 +170,19 @@ inline protocol::Snapshot snapshot(std::uint64_t id, std::vector<StreamHead> str
 }
 
 /// The payload of a complete, unmasked text frame.
-inline std::string payload(const Bytes& frame) {
-    const auto byte = [&](std::size_t i) { return static_cast<unsigned char>((*frame)[i]); };
+inline std::string payload(const FramePtr& frame) {
+    const std::string& text = frame->text();
+    const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
     const std::size_t header = byte(1) < 126 ? 2 : byte(1) == 126 ? 4 : 10;
-    return frame->substr(header);
+    return text.substr(header);
 }
 
-inline boost::json::object json_of(const Bytes& frame) {
+/// What nobody looks into.
+inline FramePtr raw_frame(std::string text) {
+    return std::make_shared<const Frame>(std::move(text), nullptr);
+}
+
+inline boost::json::object json_of(const FramePtr& frame) {
     return boost::json::parse(payload(frame)).as_object();
 }
 

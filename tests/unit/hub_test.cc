@@ -46,7 +46,7 @@ class HubTest : public ::testing::Test {
     }
     std::vector<Object> read(Session& session) {
         std::vector<Object> read;
-        for (const Bytes& each : session.take(10'000, clock_.now())) {
+        for (const FramePtr& each : session.take(10'000, clock_.now())) {
             read.push_back(json_of(each));
         }
         return read;

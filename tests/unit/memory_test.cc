@@ -89,7 +89,7 @@ TEST(Memory, ASessionThatWasBehindHoldsAlmostNoneOnceItHasTakenAll) {
     const Stream stream;
     SendCounters counters;
     Session session("c", Dialect::kLegacy, {}, counters, now);
-    const Bytes frame = std::make_shared<const std::string>(1'000, 'x');
+    const FramePtr frame = testing::raw_frame(std::string(1'000, 'x'));
     const std::size_t before = held;
     for (std::uint64_t i = 1; i <= 1'000; ++i) {
         ASSERT_TRUE(session.send_data({.frame = frame, .stream = &stream, .seq = i, .slot = i}));

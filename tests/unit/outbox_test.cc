@@ -2,10 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include "edge/encoding.h"
 #include "edge/session.h"
+#include "edge_fixture.h"
 
 namespace sigmacast::edge {
 namespace {
+
+using testing::raw_frame;
 
 Bytes bytes(std::string text) {
     return std::make_shared<const std::string>(std::move(text));
@@ -105,14 +109,15 @@ TEST(OutboxTest, WhatASessionGivesIsBoundedInBytesAndTheRestIsStillConflated) {
     std::uint64_t seq = 0;
     const auto push_round = [&] {
         for (std::uint64_t slot = 1; slot <= kSlots; ++slot) {
-            ASSERT_TRUE(session.send_data({bytes(std::string(kFrame, 'x')), &stream, ++seq, slot}));
+            ASSERT_TRUE(
+                session.send_data({raw_frame(std::string(kFrame, 'x')), &stream, ++seq, slot}));
         }
     };
     push_round();
     Outbox outbox;
     for (int i = 0; i < 3 && outbox.room() > 0; ++i) {
-        for (const Bytes& frame : session.take(outbox.room(), now, outbox.bytes_room())) {
-            outbox.append(frame);
+        for (FramePtr& frame : session.take(outbox.room(), now, outbox.bytes_room())) {
+            outbox.append(Encoder::text_of(std::move(frame)));
         }
     }
     EXPECT_LT(outbox.bytes(), Outbox::kBytesMax + kFrame);
@@ -124,8 +129,8 @@ TEST(OutboxTest, AFrameOverTheBoundGoesAlone) {
     const Now now{};
     SendCounters counters;
     Session session("id", Dialect::kLegacy, {}, counters, now);
-    session.send_control(bytes(std::string(2 * Outbox::kBytesMax, 'x')));
-    session.send_control(bytes("next"));
+    session.send_control(raw_frame(std::string(2 * Outbox::kBytesMax, 'x')));
+    session.send_control(raw_frame("next"));
     EXPECT_EQ(session.take(64, now, Outbox::kBytesMax).size(), 1u);
     EXPECT_EQ(session.take(64, now, Outbox::kBytesMax).size(), 1u);
     EXPECT_TRUE(session.idle());

@@ -148,7 +148,7 @@ class ResumeTest : public ::testing::Test {
     }
     std::vector<Object> read(Session& session, std::size_t frames = 100'000) {
         std::vector<Object> read;
-        for (const Bytes& each : session.take(frames, clock_.now())) {
+        for (const FramePtr& each : session.take(frames, clock_.now())) {
             read.push_back(json_of(each));
         }
         return read;
@@ -1009,7 +1009,7 @@ TEST_F(ResumeTest, ACrowdOfUnequalSpeedCostsTheBrokerABoundedNumberOfRequests) {
 
 TEST(History, EventsThatComeLateTakeTheirPlaceAtLittleMoreCostThanOthers) {
     const Stream stream{"nas", "alert"};
-    const Bytes frame = std::make_shared<const std::string>(200, 'x');
+    const FramePtr frame = raw_frame(std::string(200, 'x'));
     History history(Random(1));
     history.reset(kEpoch, 1);
     const auto cpu_of = [&](std::uint64_t first, std::uint64_t last, std::uint64_t step) {

@@ -73,8 +73,8 @@ TEST(ClientMessages, AWishToResumeIsSeen) {
 
 class SessionTest : public ::testing::Test {
  protected:
-    static Bytes big(char letter, std::size_t size = 100) {
-        return std::make_shared<const std::string>(std::string(size, letter));
+    static FramePtr big(char letter, std::size_t size = 100) {
+        return raw_frame(std::string(size, letter));
     }
     bool push(std::uint64_t seq, std::uint64_t slot, char letter, bool last = false) {
         return session_.send_data({big(letter), &stream_, seq, slot, last});
@@ -82,13 +82,13 @@ class SessionTest : public ::testing::Test {
     /// What would be sent: a letter a frame, or the range of a `skipped`.
     std::string sent(std::size_t most = 1'000) {
         std::string out;
-        for (const Bytes& each : session_.take(most, clock_.now())) {
-            if ((*each)[0] == '\x81') {
+        for (const FramePtr& each : session_.take(most, clock_.now())) {
+            if (each->text()[0] == '\x81') {
                 const auto data = json_of(each).at("data").as_object();
                 out += "[" + std::to_string(data.at("from").to_number<int>()) + "-" +
                        std::to_string(data.at("to").to_number<int>()) + "]";
             } else {
-                out += (*each)[0];
+                out += each->text()[0];
             }
         }
         return out;
@@ -129,13 +129,13 @@ TEST_F(SessionTest, PositionsNeverGoBackAndEveryHoleIsCovered) {
     Random random(11);
     std::uint64_t last = 0;
     const auto check = [&](std::size_t most) {
-        for (const Bytes& each : session_.take(most, clock_.now())) {
-            if ((*each)[0] == '\x81') {
+        for (const FramePtr& each : session_.take(most, clock_.now())) {
+            if (each->text()[0] == '\x81') {
                 const auto data = json_of(each).at("data").as_object();
                 ASSERT_EQ(data.at("from").to_number<std::uint64_t>(), last + 1);
                 last = data.at("to").to_number<std::uint64_t>();
             } else {
-                const auto seq = std::stoull(each->substr(0, 8));
+                const auto seq = std::stoull(each->text().substr(0, 8));
                 ASSERT_EQ(seq, last + 1);
                 last = seq;
             }
@@ -144,7 +144,7 @@ TEST_F(SessionTest, PositionsNeverGoBackAndEveryHoleIsCovered) {
     for (std::uint64_t seq = 1; seq <= 5'000; ++seq) {
         std::string text = std::to_string(10'000'000 + seq).substr(0, 8);
         text[0] = '0';
-        const auto item = std::make_shared<const std::string>(text + std::string(60, 'x'));
+        const FramePtr item = raw_frame(text + std::string(60, 'x'));
         ASSERT_TRUE(session_.send_data({item, &stream_, seq, random.between(1, 6), false}));
         if (random.between(0, 9) == 0) {
             check(random.between(1, 4));

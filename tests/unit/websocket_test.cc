@@ -35,8 +35,8 @@ std::string frame(unsigned first, std::string payload) {
 
 /// All that was said, read in pieces of one size; ends at what ends a connection.
 std::vector<std::string> read(std::string bytes, std::size_t piece = 1'000'000,
-                              std::size_t message_max = kMessageMax) {
-    WebSocketReader reader(message_max);
+                              std::size_t message_max = kMessageMax, bool deflate = false) {
+    WebSocketReader reader(message_max, deflate);
     std::vector<std::string> said;
     for (std::size_t at = 0; at < bytes.size(); at += piece) {
         std::span<char> input(bytes.data() + at, std::min(piece, bytes.size() - at));
@@ -52,10 +52,10 @@ std::vector<std::string> read(std::string bytes, std::size_t piece = 1'000'000,
                     said.emplace_back("fragment");
                     break;
                 case Kind::kText:
-                    said.push_back("text " + payload);
+                    said.push_back((item.compressed ? "compressed text " : "text ") + payload);
                     break;
                 case Kind::kBinary:
-                    said.push_back("binary " + payload);
+                    said.push_back((item.compressed ? "compressed binary " : "binary ") + payload);
                     break;
                 case Kind::kPing:
                     said.push_back("ping " + payload);
@@ -73,6 +73,23 @@ std::vector<std::string> read(std::string bytes, std::size_t piece = 1'000'000,
         }
     }
     return said;
+}
+
+TEST(WebSocketReader, ACompressedMessageIsToldWhereThatWasAgreedOn) {
+    const std::string bytes = frame(0xc1, "\xff\xfe") + frame(0x81, "plain") + frame(0x42, "in ") +
+                              frame(0x89, "between") + frame(0x80, "two") + frame(0x82, "plain");
+    for (const std::size_t piece : {1u, 3u, 1'000u}) {
+        EXPECT_THAT(read(bytes, piece, kMessageMax, true),
+                    ElementsAre("compressed text \xff\xfe", "text plain", "fragment",
+                                "ping between", "compressed binary in two", "binary plain"));
+    }
+    EXPECT_THAT(read(bytes), ElementsAre("bad 1002"));
+    for (const unsigned first : {0xc9u, 0xc8u, 0xa1u, 0x91u, 0xe1u}) {  // RFC 7692 6.1: data alone.
+        EXPECT_THAT(read(frame(first, ""), 1'000, kMessageMax, true), ElementsAre("bad 1002"));
+    }
+    EXPECT_THAT(read(frame(0x01, "a") + frame(0xc0, "b"), 1'000, kMessageMax, true),
+                ElementsAre("fragment", "bad 1002"))
+        << "the first frame says it";
 }
 
 TEST(WebSocketReader, WhatIsSaidIsTheSameHoweverTheBytesCome) {
