@@ -6,8 +6,6 @@
 
 #include <algorithm>
 #include <boost/asio/buffer.hpp>
-#include <boost/asio/error.hpp>
-#include <boost/asio/post.hpp>
 #include <charconv>
 #include <optional>
 #include <utility>
@@ -49,16 +47,13 @@ http::Headers stream_headers() {
     return {{"Cache-Control", "no-store"}, {"X-Accel-Buffering", "no"}};
 }
 
-class EventStream final : public Client, public std::enable_shared_from_this<EventStream> {
+class EventStream final : public Client {
  public:
     EventStream(Wire::Impl& wire, http::Upgrade& upgrade, Grant grant, EventsRequest asked)
-        : wire_(wire),
+        : Client(wire, upgrade, &grant),
           grant_(std::move(grant)),
           asked_(std::move(asked)),
           id_(EventId::parse(asked_.last_event_id).value_or(EventId())),
-          address_(wire.addresses.take(http::address_key(upgrade.request.peer))),
-          user_(wire.hub.seat_for(grant_)),
-          transport_(std::move(upgrade.transport)),
           head_only_(upgrade.request.method == "HEAD"),
           ignored_(upgrade.early.size()) {
         http::Response head{.body = {}, .content_type = "text/event-stream"};
@@ -90,13 +85,6 @@ class EventStream final : public Client, public std::enable_shared_from_this<Eve
         wire_.flush_later();
     }
 
-    void offer(SendBatch& batch, Now now) override {
-        if (session_ && !done_ && !failed_ && !waiting_ && !transport_.tls()) {
-            fill(now);
-            batch.add(transport_.next_layer().native_handle(), outbox_, wire_.counters);
-        }
-    }
-
     /// Everything that waits and has room, then one system call for it.
     void pump() override {
         if (!session_ || done_) {
@@ -118,29 +106,6 @@ class EventStream final : public Client, public std::enable_shared_from_this<Eve
         }
     }
 
-    void sweep(Now now) override {
-        if (close_by_ && *close_by_ <= now.mono) {
-            abort();
-            return;
-        }
-        if (!session_ || session_->closing()) {
-            return;
-        }
-        if (uptake_.stalled(outbox_, now.mono) > wire_.options.write_timeout) {
-            wire_.hub.drop_slow(*session_, now);
-            close_when_sent(now);
-        }
-    }
-
-    void abort() override {
-        if (!failed_) {
-            failed_ = true;
-            error_code ignored;
-            transport_.next_layer().shutdown(Transport::Socket::shutdown_both, ignored);
-            asio::post(transport_.get_executor(), [self = shared_from_this()] { self->finish(); });
-        }
-    }
-
  private:
     static constexpr std::size_t kPartsOfEvent = 3;
 
@@ -154,8 +119,7 @@ class EventStream final : public Client, public std::enable_shared_from_this<Eve
                      sizeof ms);
     }
 
-    /// Moves what waits and has room to the outbox. Whether there is more.
-    bool fill(Now now) {
+    bool fill(Now now) override {
         bool more = false;
         while (const std::size_t most = outbox_.room() / kPartsOfEvent) {
             auto frames = session_->take(most, now, outbox_.bytes_room());
@@ -210,31 +174,7 @@ class EventStream final : public Client, public std::enable_shared_from_this<Eve
         }
     }
 
-    void flush() {
-        if (!failed_ && !waiting_) {
-            if (const error_code error = send_waiting(outbox_, transport_, wire_.counters)) {
-                error == asio::error::would_block ? wait() : abort();
-            }
-        }
-    }
-
-    void wait() {
-        waiting_ = true;
-        transport_.next_layer().async_wait(Transport::Socket::wait_write,
-                                           [self = shared_from_this()](error_code error) {
-                                               self->waiting_ = false;
-                                               self->on_room(error);
-                                           });
-    }
-
-    void on_room(error_code error) {
-        if (done_) {
-            return;
-        }
-        if (error) {
-            return abort();
-        }
-        flush();
+    void on_room() override {
         if (session_ && outbox_.room() >= kPartsOfEvent) {
             pump();
         } else if (head_only_) {
@@ -242,58 +182,36 @@ class EventStream final : public Client, public std::enable_shared_from_this<Eve
         }
     }
 
+    void on_finish() override { --wire_.streams; }
+
     /// What comes after the request is thrown away; the end of it is the end of the client.
     void read() {
-        transport_.async_read_some(
-            asio::buffer(scrap_), [self = shared_from_this()](error_code error, std::size_t size) {
-                self->ignored_ += size;
-                if (error || self->done_ || self->ignored_ > kIgnoredBytesMax) {
-                    return self->finish();
-                }
-                self->read();
-            });
+        transport_.async_read_some(asio::buffer(scrap_), [this, keep = shared_from_this()](
+                                                             error_code error, std::size_t size) {
+            ignored_ += size;
+            if (error || done_ || ignored_ > kIgnoredBytesMax) {
+                return finish();
+            }
+            read();
+        });
     }
 
-    void close_when_sent(Now now) {
-        if (!close_by_) {
-            close_by_ = now.mono + wire_.options.close_timeout;
-        }
+    void close_when_sent(Now now) override {
+        limit_closing(now);
         if (!shut_ && outbox_.empty() && (!session_ || session_->idle())) {
             shut_ = true;  // The client's end follows, or the time limit.
             transport_.shutdown_send();
         }
     }
 
-    void finish() {
-        if (done_) {
-            return;
-        }
-        done_ = failed_ = true;
-        transport_.close();
-        --wire_.streams;
-        wire_.remove(*this, std::exchange(session_, nullptr));
-    }
-
-    Wire::Impl& wire_;
     Grant grant_;          // Until it is the session's;
     EventsRequest asked_;  // and so is this.
     EventId id_;
     std::string sent_id_;
     std::string head_;
-    Tally::Seat address_;
-    Tally::Seat user_;
-    Transport transport_;
-    Outbox outbox_;
-    Session* session_ = nullptr;
     bool head_only_ = false;
-    bool waiting_ = false;
-    bool failed_ = false;
-    bool shut_ = false;
-    bool done_ = false;
     std::size_t ignored_ = 0;
     std::array<char, 256> scrap_;
-    Uptake uptake_;
-    std::optional<Mono> close_by_;
 };
 
 }  // namespace

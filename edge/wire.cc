@@ -2,12 +2,9 @@
 
 #include <malloc.h>
 #include <openssl/evp.h>
-#include <sys/socket.h>
 
 #include <algorithm>
 #include <array>
-#include <boost/asio/io_context.hpp>
-#include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/beast/http/rfc7230.hpp>
 #include <cctype>
@@ -18,7 +15,6 @@
 
 #include "common/codec.h"
 #include "common/log.h"
-#include "edge/outbox.h"
 #include "edge/sse.h"
 #include "edge/websocket.h"
 #include "edge/wire_impl.h"
@@ -28,7 +24,6 @@ namespace {
 
 namespace asio = boost::asio;
 namespace beast = boost::beast;
-using tcp = asio::ip::tcp;
 using error_code = boost::system::error_code;
 
 constexpr std::string_view kJsonProtocol = "sigmacast.v1.json";
@@ -279,26 +274,6 @@ void add_answer_headers(http::Response& response, const http::Request& request,
     }
 }
 
-error_code send_waiting(Outbox& outbox, Transport& transport, WireCounters& counters) {
-    while (!outbox.empty()) {
-        iovec parts[Outbox::kPartsMax];
-        msghdr message{};
-        message.msg_iov = parts;
-        message.msg_iovlen = outbox.gather(parts);
-        const ssize_t n = transport.send(message);
-        if (n >= 0) {
-            ++counters.flushes;
-            counters.bytes += static_cast<std::uint64_t>(n);
-            outbox.consume(static_cast<std::size_t>(n));
-        } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
-            return asio::error::would_block;
-        } else if (errno != EINTR) {
-            return {errno, boost::system::system_category()};
-        }
-    }
-    return {};
-}
-
 Wire::Impl::Impl(Loop& on, Hub& to, WireOptions with, Random from)
     : loop(on),
       hub(to),
@@ -403,14 +378,11 @@ std::string switching_head(const http::Request& request, const Terms& terms) {
 
 /// It reads while its session wants that and its pongs have left, so that a peer which floods and
 /// does not read stops being read from.
-class Connection final : public Client, public std::enable_shared_from_this<Connection> {
+class Connection final : public Client {
  public:
     Connection(Wire::Impl& wire, http::Upgrade& upgrade, const Terms& terms,
                std::optional<Grant> grant, Now now)
-        : wire_(wire),
-          address_(wire.addresses.take(http::address_key(upgrade.request.peer))),
-          user_(grant ? wire.hub.seat_for(*grant) : Tally::Seat{}),
-          transport_(std::move(upgrade.transport)),
+        : Client(wire, upgrade, grant ? &*grant : nullptr),
           encoding_{.msgpack = terms.subprotocol == kMsgpackProtocol,
                     .deflate = terms.deflate.has_value()},
           reader_(wire.options.message_bytes_max, encoding_.deflate),
@@ -430,13 +402,6 @@ class Connection final : public Client, public std::enable_shared_from_this<Conn
         pump();
     }
 
-    void offer(SendBatch& batch, Now now) override {
-        if (session_ && !done_ && !failed_ && !waiting_ && !transport_.tls()) {
-            fill(now);
-            batch.add(transport_.next_layer().native_handle(), outbox_, wire_.counters);
-        }
-    }
-
     /// Moves what waits in the session to the outbox, as much as has room, and sends it in one
     /// call.
     void pump() override {
@@ -450,10 +415,8 @@ class Connection final : public Client, public std::enable_shared_from_this<Conn
         const Now now = system_now();
         bool more = true;
         while (more && !outbox_.closed()) {
-            more = false;
-            const bool filled = fill(now);
+            more = fill(now);
             flush();
-            more = filled && !session_->idle();
         }
         if (session_->closing()) {
             close_when_sent(now);
@@ -461,25 +424,13 @@ class Connection final : public Client, public std::enable_shared_from_this<Conn
         read_if_wanted();
     }
 
-    void sweep(Now now) override {
-        if (close_by_ && *close_by_ <= now.mono) {
-            abort();
-            return;
-        }
-        if (session_->closing()) {
-            return;
-        }
+ private:
+    void check(Now now) override {
         const Millis patience =
             std::max(wire_.options.pong_timeout, wire_.options.ping_interval + kPongSlack);
         if (ever_ponged_ && elapsed(heard_, now.mono) > patience) {
             ++wire_.counters.no_pong;
             session_->close({kCloseNoPong, "no_pong"});
-            close_when_sent(now);
-            return;
-        }
-        if (uptake_.stalled(outbox_, now.mono) > wire_.options.write_timeout) {
-            wire_.hub.drop_slow(*session_, now);
-            close_when_sent(now);
             return;
         }
         if (next_ping_ <= now.mono && outbox_.sent() >= pinged_) {
@@ -490,22 +441,11 @@ class Connection final : public Client, public std::enable_shared_from_this<Conn
         }
     }
 
-    void abort() override {
-        if (!failed_) {
-            failed_ = true;
-            error_code ignored;
-            transport_.next_layer().shutdown(tcp::socket::shutdown_both, ignored);
-            asio::post(transport_.get_executor(), [self = shared_from_this()] { self->finish(); });
-        }
-    }
-
- private:
     void append(std::string bytes) {
         outbox_.append(std::make_shared<const std::string>(std::move(bytes)));
     }
 
-    /// Whether anything was moved.
-    bool fill(Now now) {
+    bool fill(Now now) override {
         if (outbox_.closed() || outbox_.room() == 0) {
             return false;
         }
@@ -513,7 +453,7 @@ class Connection final : public Client, public std::enable_shared_from_this<Conn
         for (FramePtr& frame : frames) {
             outbox_.append(wire_.encoder.encode(std::move(frame), encoding_));
         }
-        return !frames.empty();
+        return !frames.empty() && !session_->idle();
     }
 
     void schedule_ping(Now now) {
@@ -521,37 +461,14 @@ class Connection final : public Client, public std::enable_shared_from_this<Conn
         next_ping_ = now.mono + interval - interval / 10 + wire_.random.upto(interval / 10);
     }
 
-    /// Sends as much as the socket takes; waits for room where it takes no more.
-    void flush() {
-        if (!failed_ && !waiting_) {
-            if (const error_code ec = send_waiting(outbox_, transport_, wire_.counters)) {
-                ec == asio::error::would_block ? wait_for_room() : abort();
-            }
-        }
+    void on_sent() override {
         if (ended_ && !shut_ && outbox_.empty()) {
             shut_ = true;  // RFC 6455 7.1.1: the server first; the peer's end follows.
             transport_.shutdown_send();
         }
     }
 
-    void wait_for_room() {
-        waiting_ = true;
-        transport_.next_layer().async_wait(tcp::socket::wait_write,
-                                           [self = shared_from_this()](error_code ec) {
-                                               self->waiting_ = false;
-                                               self->on_room(ec);
-                                           });
-    }
-
-    void on_room(error_code ec) {
-        if (done_) {
-            return;
-        }
-        if (ec) {
-            abort();
-            return;
-        }
-        flush();
+    void on_room() override {
         if (outbox_.room() > 0) {
             pump();
         }
@@ -575,9 +492,9 @@ class Connection final : public Client, public std::enable_shared_from_this<Conn
         reading_ = true;
         if (unread_.empty() && !may_hold_more_) {
             transport_.async_wait_input(
-                [self = shared_from_this()](error_code ec) { self->read(ec); });
+                [this, keep = shared_from_this()](error_code ec) { read(ec); });
         } else {
-            asio::post(transport_.get_executor(), [self = shared_from_this()] { self->read({}); });
+            asio::post(transport_.get_executor(), [this, keep = shared_from_this()] { read({}); });
         }
     }
 
@@ -675,18 +592,15 @@ class Connection final : public Client, public std::enable_shared_from_this<Conn
     /// more.
     void end(std::uint16_t code, Now now) {
         ended_ = true;
-        close_by_ =
-            std::min(close_by_.value_or(Mono::max()), now.mono + wire_.options.close_timeout);
+        limit_closing(now);
         fill(now);                    // The answers to what came before,
         append(close_frame(code));    // and this, unless one has gone before.
         session_->close({code, {}});  // Whatever else there would be is for nobody.
         flush();
     }
 
-    void close_when_sent(Now now) {
-        if (!close_by_) {
-            close_by_ = now.mono + wire_.options.close_timeout;
-        }
+    void close_when_sent(Now now) override {
+        limit_closing(now);
         if (outbox_.closed() || !session_->idle()) {
             return;
         }
@@ -696,39 +610,18 @@ class Connection final : public Client, public std::enable_shared_from_this<Conn
         read_if_wanted();  // For the peer's close frame.
     }
 
-    void finish() {
-        if (done_) {
-            return;
-        }
-        done_ = true;
-        transport_.close();
-        wire_.remove(*this, std::exchange(session_, nullptr));
-    }
-
-    Wire::Impl& wire_;
-    Tally::Seat address_;
-    Tally::Seat user_;  // Where the request has brought the token.
-    Transport transport_;
-    Outbox outbox_;
     const Encoding encoding_;
     WebSocketReader reader_;
-    std::string unread_;  // What had come when it was not to be read from any more.
-    Session* session_ = nullptr;
+    std::string unread_;        // What had come when it was not to be read from any more.
     std::uint64_t ponged_ = 0;  // As the outbox counts: up to the last pong,
     std::uint64_t pinged_ = 0;  // and the last ping.
     bool reading_ = false;      // Something is on its way that ends in read().
     bool may_hold_more_;        // TLS has decrypted what the socket knows nothing of any more.
     bool paused_ = false;
-    bool waiting_ = false;  // For room in the socket.
     bool ever_ponged_ = false;
     bool ended_ = false;
-    bool shut_ = false;
-    bool failed_ = false;
-    bool done_ = false;
     Mono heard_;
-    Uptake uptake_;
     Mono next_ping_{};
-    std::optional<Mono> close_by_;
 };
 
 }  // namespace

@@ -1,11 +1,12 @@
 // What the two kinds of clients of an edge share, WebSockets (wire.cc) and event streams (sse.cc):
-// their registry, limits and counters. Includes Asio: for those two alone.
-// Runs on: the loop.
+// a socket and what waits for it (client.cc), their registry, limits and counters. Includes Asio:
+// for those three alone. Runs on: the loop.
 #pragma once
 
 #include <array>
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,30 +21,64 @@ namespace sigmacast::edge {
 inline constexpr std::string_view kServerName = "sigmacast";
 
 /// One connection that carries a Session. The registry owns it, and so does each operation pending.
-class Client {
+class Client : public std::enable_shared_from_this<Client> {
  public:
-    Client() = default;
+    /// `grant`: what its request has brought; null: nothing.
+    Client(Wire::Impl& wire, http::Upgrade& upgrade, const Grant* grant);
     virtual ~Client() = default;
     Client(const Client&) = delete;
     Client& operator=(const Client&) = delete;
 
     virtual void start() = 0;
     /// Gives what waits in its session a head start with others', where it can; pump() follows.
-    virtual void offer(SendBatch& batch, Now now) = 0;
+    void offer(SendBatch& batch, Now now);
     /// Sends what waits in its session, as much as the socket takes.
     virtual void pump() = 0;
     /// Each half second: time limits.
-    virtual void sweep(Now now) = 0;
+    void sweep(Now now);
     /// Without ceremony; it leaves the registry later.
-    virtual void abort() = 0;
+    void abort();
 
     std::size_t index = 0;  // In the registry.
-};
 
-/// Gives the socket what waits, as much as it takes. No error: all of it has left; would_block: the
-/// socket takes no more for now.
-boost::system::error_code send_waiting(Outbox& outbox, Transport& transport,
-                                       WireCounters& counters);
+ protected:
+    /// Moves what waits in the session to the outbox, as much as has room. Whether to try again
+    /// once that has left.
+    virtual bool fill(Now now) = 0;
+    /// The session is to be closed: whatever is left of that, once all else has been sent.
+    virtual void close_when_sent(Now now) = 0;
+    /// The socket has taken what it takes for now.
+    virtual void on_sent() {}
+    /// It took no more, and does again; what waited has been sent.
+    virtual void on_room() = 0;
+    /// Time limits beside those that all clients have; of one that is not being closed.
+    virtual void check(Now) {}
+    /// It is no client any more.
+    virtual void on_finish() {}
+
+    /// Sends as much as the socket takes; waits for room where it takes no more.
+    void flush();
+    void finish();
+    /// From now on it has so long to take what is on its way, and to end.
+    void limit_closing(Now now);
+
+    Wire::Impl& wire_;
+    Transport transport_;
+    Outbox outbox_;
+    Session* session_ = nullptr;
+    bool shut_ = false;  // Nothing more is sent.
+    bool failed_ = false;
+    bool done_ = false;
+    Uptake uptake_;
+
+ private:
+    void wait_for_room();
+
+    Tally::Seat address_;
+    Tally::Seat user_;
+    bool waiting_ = false;  // For room in the socket.
+    std::optional<Mono> close_by_;
+};
 
 struct Wire::Impl {
     Impl(Loop& on, Hub& to, WireOptions with, Random from);
