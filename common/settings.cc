@@ -1,5 +1,7 @@
 #include "common/settings.h"
 
+#include <arpa/inet.h>
+
 #include <toml++/toml.h>
 #include <algorithm>
 #include <boost/json/value.hpp>
@@ -189,8 +191,11 @@ std::string check_params(const std::string& value) {
 
 std::string check_engine_url(const std::string& value) {
     const auto parsed = boost::urls::parse_uri(value);
-    if (!parsed || parsed->scheme() != "http" || parsed->host().empty() || parsed->has_userinfo() ||
-        parsed->has_query() || parsed->has_fragment()) {
+    if (parsed && parsed->has_userinfo()) {  // Not to be repeated.
+        return "names a user or a password, and none would be sent: leave out what is before the @";
+    }
+    if (!parsed || parsed->scheme() != "http" || parsed->host().empty() || parsed->has_query() ||
+        parsed->has_fragment()) {
         return "'" + value + "' is not a URL as http://127.0.0.1:5000/api/v1";
     }
     return {};
@@ -200,12 +205,26 @@ std::string check_cors_origin(const std::string& value) {
     if (value == "*") {
         return {};
     }
+    if (value.find('*') != std::string::npos) {
+        return "'" + value +
+               "' has a wildcard, which stands for nothing here: list each origin, or *";
+    }
     const auto parsed = boost::urls::parse_uri(value);
     if (!parsed || (parsed->scheme() != "http" && parsed->scheme() != "https") ||
         !parsed->encoded_path().empty() || parsed->has_query()) {
         return "'" + value + "' is not an origin as https://nas.example or *";
     }
     return {};
+}
+
+/// A name is looked up where it is used.
+std::string check_host(const std::string& value) {
+    in_addr address{};
+    if (!value.empty() && only(value, ".", false, false) &&
+        ::inet_pton(AF_INET, value.c_str(), &address) != 1) {
+        return "'" + value + "' is not an IPv4 address";
+    }
+    return check_not_empty(value);
 }
 
 bool is_loopback(std::string_view host) {
@@ -323,8 +342,7 @@ std::vector<Section> schema(Settings& s) {
         {"log", "", {{"level", &s.log_level, "debug, info, warn or error.", 0, 0, check_level}}},
         {"engine",
          "Our own engine, sigmacast-engine, which serves this machine's real figures.",
-         {{"host", &s.engine.host, "Loopback alone: it has no authentication.", 0, 0,
-           check_not_empty},
+         {{"host", &s.engine.host, "Loopback alone: it has no authentication.", 0, 0, check_host},
           {"port", &s.engine.port, "0: the system chooses.", 0, kPortMax},
           {"compress_folders", &s.engine.compress_folders,
            "Below which files may be compressed, as [\"/srv/media\"]; empty: samples in data_dir.",
@@ -371,8 +389,7 @@ std::vector<Section> schema(Settings& s) {
            kPortMax}}},
         {"edge",
          "Fans the feed out to browsers.",
-         {{"host", &s.edge.host, "Address of the WebSocket and HTTP server.", 0, 0,
-           check_not_empty},
+         {{"host", &s.edge.host, "Address of the WebSocket and HTTP server.", 0, 0, check_host},
           {"port", &s.edge.port, "0: the system chooses.", 0, kPortMax},
           {"tls_certificate", &s.edge.tls_certificate,
            "File with the certificate and its chain (PEM): https and wss alone; empty: no TLS.", 0,

@@ -227,6 +227,18 @@ TEST_F(SettingsTest, WhatMovedToAuthIsReadWhereItWasWithANote) {
     EXPECT_THAT(problems("[edge]\njwt_secret = 1\n"), HasSubstr("x.toml:2: edge.jwt_secret: "));
 }
 
+TEST_F(SettingsTest, AddressesThatMeanNothingAreRefused) {
+    EXPECT_THAT(problems("[edge]\nhost = \"999.1.1.1\"\n"),
+                HasSubstr("x.toml:2: edge.host: '999.1.1.1' is not an IPv4 address"));
+    EXPECT_THAT(problems("[engine]\nhost = \"127.0.0\"\n"), HasSubstr("is not an IPv4 address"));
+    EXPECT_THAT(problems("[edge]\ncors_origins = [\"https://*.example\"]\n"),
+                HasSubstr("has a wildcard"));
+    const std::string url =
+        problems("[producer]\nengine_url = \"http://me:secret@127.0.0.1:5000/api/v1\"\n");
+    EXPECT_THAT(url, HasSubstr("names a user or a password"));
+    EXPECT_THAT(url, Not(HasSubstr("secret")));
+}
+
 TEST_F(SettingsTest, RowsOfPollsReplaceTheDefaultOnes) {
     const Settings s = good(R"(
 [[producer.poll]]

@@ -117,7 +117,10 @@ TEST_F(TokenTest, AnyChangeOfAnyCharacterIsRefused) {
 TEST_F(TokenTest, AnExtensionThatMustBeUnderstoodIsRefused) {
     EXPECT_NE(
         "", refusal(*verifier(), hs_token(kGood, R"({"alg":"HS256","crit":["b64"],"b64":false})")));
-    EXPECT_NE("", refusal(*verifier(), hs_token(kGood, R"({"alg":"HS256","crit":["exp"]})")));
+    for (const char* critical : {R"(["exp"])", R"([])", R"("exp")", "1", "true", "{}"}) {
+        const std::string header = std::string(R"({"alg":"HS256","crit":)") + critical + "}";
+        EXPECT_NE("", refusal(*verifier(), hs_token(kGood, header))) << header;
+    }
 }
 
 TEST_F(TokenTest, ATokenOutsideItsTimeIsRefused) {
