@@ -737,11 +737,19 @@ void ClientNode::check_liveness() const {
             bound += client_well ? Millis{0} : kComesBack;
             bound += producer_well && broker_well && uplink_well ? kSlack : kSlack + kBeat;
             // Nor without hearing of it: what says so may have been lost on the way, one by one.
-            if (v1() && poll != nullptr &&
-                truth_.settled("loss uplink " + edge_->name(), kOvercome)) {
-                Millis silence = poll->interval + kJitter + poll->deadline + Millis{250} + kSlack;
+            // For state that no poll feeds heads vouch, and are told so often.
+            if (v1() && truth_.settled("loss uplink " + edge_->name(), kOvercome)) {
+                Millis silence = kSlack;
+                Millis disturbed = kSilence;
+                if (poll != nullptr) {
+                    silence += poll->interval + kJitter + poll->deadline + Millis{250};
+                    disturbed = 2 * poll->interval + Millis{2000};
+                } else {
+                    silence += EdgeNode::kPing + 2 * kBeat;
+                    disturbed += silence;
+                }
                 if (!producer_well || !broker_well) {
-                    silence = std::max(silence, 2 * poll->interval + Millis{2000}) + kBeat;
+                    silence = std::max(silence, disturbed) + kBeat;
                 }
                 silence += broker_well && uplink_well ? Millis{0} : kSilence + kBeat;
                 silence += client_well ? Millis{0} : kComesBack;
