@@ -14,8 +14,9 @@
 // are further apart than what is kept, kPagesAtOnce and then one each kPageEach, of all clients of
 // this edge together.
 //
-// Pure: no socket, no clock. Runs on: the loop. Bounds: kRingBytesMax, kPagesBytesMax. It knows
-// nothing of sessions: who has got what is resume.h's.
+// Pure: no socket, no clock. Runs on: the loop. Bounds: kRingBytesMax, kPagesBytesMax, of text and
+// data; encodings that clients wanted besides (encoding.h) come on top, at most as much again. It
+// knows nothing of sessions: who has got what is resume.h's.
 #pragma once
 
 #include <cstddef>
