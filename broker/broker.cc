@@ -192,7 +192,7 @@ void Broker::on_request(const std::string& peer, protocol::Any request, Now now)
 }
 
 void Broker::on_hello(const std::string& peer, const protocol::Hello& hello, Now now) {
-    auto greeting = ingest_.on_hello(peer, hello);
+    auto greeting = ingest_.on_hello(peer, hello, now);
     if (!greeting) {
         return;
     }
@@ -200,6 +200,9 @@ void Broker::on_hello(const std::string& peer, const protocol::Hello& hello, Now
     if (welcome == nullptr) {
         outputs_.reply(peer, std::get<protocol::Conflict>(greeting->answer));
         return;
+    }
+    for (Message& message : greeting->left) {
+        left_behind_.push_back(std::move(message));
     }
     if (greeting->changed) {
         pending_.origins.insert(hello.origin);
@@ -503,6 +506,9 @@ void Broker::submit(std::size_t known, Now now) {
     InFlight flight;
     flight.messages = std::move(pending_.messages);
     flight.known = known;
+    flight.left_behind = left_behind_.size();
+    flight.messages.insert(flight.messages.begin() + static_cast<std::ptrdiff_t>(known),
+                           left_behind_.begin(), left_behind_.end());
     flight.polls = std::move(pending_.polls);
     flight.origins = std::move(pending_.origins);
     flight.positions = ingest_.take_positions();
@@ -565,6 +571,8 @@ void Broker::on_committed(const Result<storage::Committed>& result, Now now) {
     }
     InFlight flight = std::move(*in_flight_);
     in_flight_.reset();
+    left_behind_.erase(left_behind_.begin(),
+                       left_behind_.begin() + static_cast<std::ptrdiff_t>(flight.left_behind));
     ++counts_.batches;
     if (degraded_) {
         degraded_ = false;

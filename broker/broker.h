@@ -113,7 +113,8 @@ class Broker {
 
     /// Nothing waits to be committed.
     [[nodiscard]] bool idle() const {
-        return !in_flight_ && pending_.empty() && !ingest_.has_positions() && next_epoch_.empty();
+        return !in_flight_ && pending_.empty() && left_behind_.empty() &&
+               !ingest_.has_positions() && next_epoch_.empty();
     }
     [[nodiscard]] bool durable() const { return !degraded_; }
     [[nodiscard]] const std::string& epoch() const { return epoch_; }
@@ -153,7 +154,8 @@ class Broker {
     };
     struct InFlight {
         std::vector<Message> messages;
-        std::size_t known = 0;  // The first ones were published already, as not durable.
+        std::size_t known = 0;        // The first ones were published already, as not durable.
+        std::size_t left_behind = 0;  // Those behind them.
         Polls polls;
         std::set<std::string> origins;
         std::vector<storage::Position> positions;
@@ -234,6 +236,9 @@ class Broker {
     std::vector<PollState> restored_polls_;
 
     Pending pending_;
+    /// Events and gaps of instances that have ended, until they are in the log: no producer has
+    /// them any more.
+    std::vector<Message> left_behind_;
     std::optional<InFlight> in_flight_;
     Mono next_head_{};
     bool head_held_ = false;  // By a commit that does not return.

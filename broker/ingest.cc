@@ -46,7 +46,7 @@ void Ingest::restore(const std::vector<storage::OriginRecord>& origins,
         const std::uint64_t durable = record.epoch == origin->epoch ? record.pseq : 0;
         Stream& stream = origin->streams[record.topic];
         stream.topic = record.topic;
-        stream.kind = record.kind;
+        stream.note(record.kind);
         stream.receiver = Receiver(durable + 1);
         stream.durable = durable;
         ++streams_;
@@ -56,7 +56,7 @@ void Ingest::restore(const std::vector<storage::OriginRecord>& origins,
 // ---- Who owns an origin ----
 
 std::optional<Ingest::Greeting> Ingest::on_hello(const std::string& peer,
-                                                 const protocol::Hello& hello) {
+                                                 const protocol::Hello& hello, Now now) {
     Origin* origin = find(hello.origin);
     if (origin == nullptr && origins_.size() >= kOriginsMax) {
         log_warn("an origin was refused: there are too many",
@@ -80,12 +80,14 @@ std::optional<Ingest::Greeting> Ingest::on_hello(const std::string& peer,
     }
     log_info("a producer owns its origin", {{"origin", hello.origin}, {"epoch", hello.epoch}});
     greeting.changed = true;
+    take_leave(*origin, now, greeting);
     origin->epoch = hello.epoch;
     origin->instance = hello.instance;
     origin->peer = peer;
     origin->held.clear();
     for (auto& [topic, stream] : origin->streams) {
         stream.receiver = Receiver(1);
+        stream.events = false;
         stream.durable = 0;
         stream.replaced = 0;
         moved_.erase({origin->name, topic});
@@ -93,6 +95,17 @@ std::optional<Ingest::Greeting> Ingest::on_hello(const std::string& peer,
     }
     greeting.answer = protocol::Welcome{origin->epoch, {}, {}};
     return greeting;
+}
+
+/// Of the instance before: nobody can be asked for its events any more.
+void Ingest::take_leave(Origin& origin, Now now, Greeting& greeting) {
+    Actions left;
+    for (auto& [topic, stream] : origin.streams) {
+        if (stream.events && !stream.receiver.complete()) {
+            apply(origin, stream, stream.receiver.give_up(), now, left);
+        }
+    }
+    greeting.left = std::move(left.deliver);
 }
 
 protocol::Any Ingest::on_sync(const std::string& peer, const protocol::Sync& sync) {
@@ -121,9 +134,7 @@ std::vector<Mark> Ingest::durable_marks(const Origin& origin) const {
 // ---- What arrives ----
 
 bool Ingest::admits(Admit admit, const Stream& stream) {
-    return admit == Admit::kAll ||
-           (admit == Admit::kNoEvents &&
-            (stream.kind == StreamKind::kState || stream.kind == StreamKind::kReport));
+    return admit == Admit::kAll || (admit == Admit::kNoEvents && stream.is_state());
 }
 
 Ingest::Actions Ingest::on_message(Message message, Admit admit, Now now) {
@@ -143,7 +154,7 @@ Ingest::Actions Ingest::on_message(Message message, Admit admit, Now now) {
         ++counts_.dropped;
         return out;
     }
-    stream->kind = kind;
+    stream->note(kind);
     if (!admits(admit, *stream)) {
         ++counts_.dropped;
         return out;
@@ -198,7 +209,7 @@ Ingest::Actions Ingest::on_range(const std::string& peer, protocol::Range range,
             ++counts_.dropped;
             continue;
         }
-        stream.kind = kind;
+        stream.note(kind);
         const std::uint64_t seq = item.seq;
         reply.items.push_back({seq, std::move(item)});
     }
@@ -331,7 +342,7 @@ void Ingest::note_lost(const Origin& origin, const Stream& stream, sequence::Ran
                        Actions& out) {
     const std::uint64_t count = lost.to - lost.from + 1;
     counts_.lost += count;
-    if (stream.kind == StreamKind::kState || stream.kind == StreamKind::kReport) {
+    if (stream.is_state()) {
         return;
     }
     log_warn(
@@ -437,10 +448,8 @@ void Ingest::refused(const std::vector<storage::Position>& positions) {
     }
     for (auto& [name, origin] : origins_) {
         for (auto& [topic, stream] : origin.streams) {
-            const bool state =
-                stream.kind == StreamKind::kState || stream.kind == StreamKind::kReport;
-            if (!state && stream.receiver.delivered() > stream.durable) {
-                stream.receiver = Receiver(stream.durable + 1);
+            if (!stream.is_state() && stream.receiver.delivered() > stream.durable) {
+                stream.receiver.go_back(stream.durable);
                 moved_.erase({name, topic});
                 waiting_.erase({name, topic});
             }

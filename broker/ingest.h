@@ -68,7 +68,9 @@ class Ingest {
     };
     struct Greeting {
         std::variant<protocol::Welcome, protocol::Conflict> answer;  // Welcome without keys.
-        bool changed = false;  // The origin is new, or has a new owner.
+        bool changed = false;            // The origin is new, or has a new owner.
+        std::vector<Message> left = {};  // Events of the one before, and gaps where it has told of
+                                         // others: they go before whatever the new one sends.
     };
     struct Counts {
         std::uint64_t dropped =
@@ -84,7 +86,8 @@ class Ingest {
                  const std::vector<storage::StreamRecord>& streams);
 
     /// nullopt: there are kOriginsMax origins already.
-    std::optional<Greeting> on_hello(const std::string& peer, const protocol::Hello& hello);
+    std::optional<Greeting> on_hello(const std::string& peer, const protocol::Hello& hello,
+                                     Now now);
     /// Durable, Conflict or Unknown.
     protocol::Any on_sync(const std::string& peer, const protocol::Sync& sync);
     Actions on_message(Message message, Admit admit, Now now);
@@ -114,7 +117,8 @@ class Ingest {
     using Receiver = sequence::Receiver<Message>;
     struct Stream {
         std::string topic;
-        storage::StreamKind kind = storage::StreamKind::kUnknown;
+        storage::StreamKind kind = storage::StreamKind::kUnknown;  // Of what came last.
+        bool events = false;  // Some have come: where state comes, too, they count no less.
         Receiver receiver;
         std::uint64_t durable = 0;
         std::uint64_t heard = 0;  // Origin::heard at the end of the last round of tries.
@@ -123,6 +127,14 @@ class Ingest {
         // Up to where the newer values are of keys whose values a repair has passed over: before
         // that is here, nothing vouches for the topic, for it would for the values before both.
         std::uint64_t replaced = 0;
+        [[nodiscard]] bool is_state() const {
+            return !events &&
+                   (kind == storage::StreamKind::kState || kind == storage::StreamKind::kReport);
+        }
+        void note(storage::StreamKind newest) {
+            kind = newest;
+            events = events || newest == storage::StreamKind::kEvent;
+        }
         [[nodiscard]] bool is_whole(std::uint64_t to) const {
             return receiver.delivered() >= std::max(to, replaced);
         }
@@ -151,6 +163,7 @@ class Ingest {
     static void deliver(Origin& origin, Message message, Actions& out);
     void note_lost(const Origin& origin, const Stream& stream, sequence::Range lost, Now now,
                    Actions& out);
+    void take_leave(Origin& origin, Now now, Greeting& greeting);
     void release_reports(Origin& origin, Actions& out);
     void heed_marks(Origin& origin, Admit admit, Now now, Actions& out);
     static bool is_due(Origin& origin, const Report& report);

@@ -278,6 +278,7 @@ class Service final : public broker::BrokerOutputs {
                     unreadable(message.error());
                 }
             } else if (incoming.socket == kRepair) {
+                hand_over();  // A hello may end the instance that has sent these.
                 on_repair(std::move(incoming), sent, now);
             }
         }

@@ -136,6 +136,21 @@ class Receiver {
     /// When on_timer() wants to be called.
     [[nodiscard]] std::optional<Mono> deadline() const { return asked_until_; }
 
+    /// What is missing up to the newest position known is lost: delivers what is held behind it.
+    Actions give_up() {
+        Actions actions;
+        pass_over(known(), {}, actions);
+        return actions;
+    }
+
+    /// Begins again after `seq`, which was delivered; what is known of stays known.
+    void go_back(std::uint64_t seq) {
+        next_ = seq + 1;
+        held_.clear();
+        tries_ = 0;
+        asked_until_.reset();
+    }
+
     /// Goes on after `seq`: what was before is in a snapshot, or given up.
     Actions skip(std::uint64_t seq) {
         Actions actions;

@@ -91,11 +91,11 @@ Upstream::Output Upstream::on_message(Message message, Now now, std::optional<Mo
 }
 
 void Upstream::take(Message message, Output& out, Now now) {
-    if (!message.epoch.empty() && message.epoch != epoch_ && message.kind != Kind::kReport) {
+    if (!message.epoch.empty() && message.epoch != epoch_) {
         join(out, now);
         if (message.kind == Kind::kHead) {
             newest_head_ = std::move(message);
-        } else {
+        } else if (message.kind != Kind::kReport) {  // Which vouches for values of that log.
             buffer_.push_back(std::move(message));
         }
         return;
@@ -183,6 +183,11 @@ bool Upstream::lacks(const Name& name) const {
     return known != flowing_.end() && of != receivers_.end() &&
            known->second.taken < known->second.newest &&
            of->second.delivered() == known->second.after;
+}
+
+/// It may be of state: nothing says that it is of events alone.
+bool Upstream::has_state(const Name& name) const {
+    return values_.contains(name) || !events_.contains(name);
 }
 
 /// The stream has come so far.
@@ -280,6 +285,11 @@ void Upstream::act(const Name& name, Receiver::Actions actions, Output& out, Now
             continue;
         }
         outdate_held_poll(item.value);
+        if (item.value.kind == Kind::kEvent) {
+            events_.insert(name);
+        } else if (item.value.kind == Kind::kValue) {
+            values_.insert(name);
+        }
         out.steps.emplace_back(std::move(item.value));
     }
     for (const sequence::Range& range : actions.lost) {
@@ -363,6 +373,8 @@ void Upstream::apply_snapshot(protocol::Snapshot snapshot, Output& out, Now now)
     last_head_ = now.mono;  // It answers: that is a sign of life as good as a head.
     if (!same) {
         receivers_.clear();
+        events_.clear();
+        values_.clear();
         head_pos_ = 0;
         feed_pos_ = 0;
         bookmark_ = 0;
@@ -379,6 +391,14 @@ void Upstream::apply_snapshot(protocol::Snapshot snapshot, Output& out, Now now)
     std::erase_if(snapshot.streams,
                   [&](const StreamHead& stream) { return !wanted(stream.topic); });
     const std::vector<StreamHead> streams = snapshot.streams;
+    for (const StreamHead& stream : streams) {
+        if (stream.events) {
+            events_.emplace(stream.origin, stream.topic);
+        }
+    }
+    for (const Message& value : snapshot.values) {
+        values_.emplace(value.origin, value.topic);
+    }
     counters_.unreadable += snapshot.unreadable;
     snapshot_pos_ = snapshot.pos;
     snapshot_at_ = now.mono;
@@ -431,7 +451,15 @@ void Upstream::take_range(protocol::Range range, Output& out, Now now) {
         const std::uint64_t seq = item.seq;
         reply.items.push_back({seq, std::move(item)});
     }
-    act(name, of->second.on_range(std::move(reply), now.mono, random_), out, now);
+    Receiver::Actions actions = of->second.on_range(std::move(reply), now.mono, random_);
+    const bool lost =
+        !actions.lost.empty() || std::ranges::any_of(actions.deliver, [](const auto& item) {
+            return item.value.kind == Kind::kGap;
+        });
+    if (lost && has_state(name)) {
+        join(out, now);  // Newest values may be among it: nothing vouches for those before.
+    }
+    act(name, std::move(actions), out, now);
 }
 
 /// For the Hub, which has asked for it.

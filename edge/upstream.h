@@ -124,6 +124,7 @@ class Upstream {
 
     Flowing& flowing(const Name& name, std::uint64_t after, std::uint64_t run);
     [[nodiscard]] bool lacks(const Name& name) const;
+    [[nodiscard]] bool has_state(const Name& name) const;
     [[nodiscard]] bool wanted(const std::string& topic) const;
     [[nodiscard]] std::uint64_t sent_pos() const;
     [[nodiscard]] bool goes_back(const Message& message, Now now) const;
@@ -148,6 +149,8 @@ class Upstream {
     Random random_;
     std::set<std::string> topics_;
     std::map<Name, Receiver> receivers_;
+    std::set<Name> events_;                // Streams that have had events;
+    std::set<Name> values_;                // and those with values.
     std::map<Name, Hole> incomplete_;      // Streams with a known hole.
     std::map<Name, HeldPoll> held_polls_;  // By origin and poll.
     std::vector<Message> buffer_;

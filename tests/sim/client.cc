@@ -492,6 +492,14 @@ void ClientNode::on_skipped(const json::object& message) {
     if (is_event_topic(stream.second) && why == "slow") {
         fail("P6", "an event was conflated: " + json::serialize(message));
     }
+    if (from != 0 && view.last == 0) {
+        // The first that it hears of the stream: it need not have what was before it subscribed.
+        const bool due = std::ranges::any_of(truth_.rows(), [&](const Truth::Row& row) {
+            return row.origin == stream.first && row.topic == stream.second && row.seq < from &&
+                   row.pos > subscribed_since_;
+        });
+        view.last = due ? 0 : from - 1;
+    }
     if (from != 0) {
         view.skips[from] = std::max(view.skips[from], to);
         while (!view.skips.empty() && view.skips.begin()->first <= view.last + 1) {

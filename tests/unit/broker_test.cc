@@ -567,6 +567,20 @@ TEST_F(BrokerTest, AValueThatComesBehindTheFailureOfItsPollIsNotLive) {
     EXPECT_EQ(Quality::kLive, world.feed.back().age.quality);
 }
 
+TEST_F(BrokerTest, EventsThatTheDiskRefusedAndWhoseProducerHasEndedAreAGapInTheLog) {
+    Producer& first = world.producer("nas");
+    first.event("durable");
+    world.disk_refuses = true;
+    first.event("lost");
+    first.killed = true;
+    Producer& second = world.producer("nas", 2, "j");
+    second.event("after");
+    world.seen();
+    world.disk_refuses = false;
+    world.advance(Seconds{5});
+    EXPECT_THAT(world.seen("alert"), ElementsAre("gap alert seq2 pos2", "alert after seq3 pos3"));
+}
+
 TEST_F(BrokerTest, WhatTheDiskRefusedIsToldAnewAsItIsByThen) {
     Producer& nas = world.producer("nas");
     world.disk_refuses = true;

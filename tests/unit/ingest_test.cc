@@ -19,7 +19,8 @@ class IngestTest : public testing::Test {
 
     Ingest::Greeting hello(const std::string& origin, const std::string& instance,
                            std::uint64_t epoch) {
-        return ingest_.on_hello("peer-" + origin, {origin, instance, epoch, true, {}}).value();
+        return ingest_.on_hello("peer-" + origin, {origin, instance, epoch, true, {}}, now_)
+            .value();
     }
     static bool welcomed(const Ingest::Greeting& greeting) {
         return std::holds_alternative<protocol::Welcome>(greeting.answer);
@@ -241,6 +242,23 @@ TEST_F(IngestTest, AReportThatWaitsGoesWithItsInstance) {
         << "the old one's report knows nothing of this value";
 }
 
+TEST_F(IngestTest, EventsOfAnInstanceThatHasEndedAreToldOrTheirGapIs) {
+    event("a", 1);
+    event("a", 4);  // 2 and 3 are missing, 5 and 6 were heard of.
+    head("a", "e", 6);
+    EXPECT_THAT(note({.deliver = hello("a", "j", 2).left, .send = {}, .beat = {}}),
+                ElementsAre("gap2-3", "e4", "gap5-6"));
+    EXPECT_THAT(event("a", 1, 2), ElementsAre("e1"));
+}
+
+TEST_F(IngestTest, WhatTheDiskRefusedOfAnInstanceThatHasEndedIsAGap) {
+    event("a", 1);
+    event("a", 2);
+    ingest_.refused(ingest_.take_positions());
+    EXPECT_THAT(note({.deliver = hello("a", "j", 2).left, .send = {}, .beat = {}}),
+                ElementsAre("gap1-2"));
+}
+
 TEST_F(IngestTest, AHelloThatIsNotAboveTheOwnerIsAConflict) {
     hello("a", "i", 5);
     EXPECT_FALSE(welcomed(hello("a", "other", 5)));
@@ -273,6 +291,18 @@ TEST_F(IngestTest, EventsThatTheDiskRefusedAreAskedForAgain) {
     head("a", "e", 2);
     EXPECT_THAT(asks_, ElementsAre("peer-a:e1-2"));
     EXPECT_THAT(range("peer-a", "e", 1, 2, {1, 2}), ElementsAre("e1", "e2"));
+}
+
+TEST_F(IngestTest, EventsAmongStateAreAskedForAgainToo) {
+    send(made(Kind::kEvent, "a", "e", 1, 1));
+    send(made(Kind::kValue, "a", "e", 2, 1));
+    ingest_.refused(ingest_.take_positions());
+    EXPECT_THAT(ingest_.take_positions(), IsEmpty()) << "nothing of it is to be acknowledged";
+    admit_ = Admit::kNoEvents;
+    EXPECT_THAT(send(made(Kind::kValue, "a", "e", 3, 1)), IsEmpty()) << "it waits behind the event";
+    admit_ = Admit::kAll;
+    head("a", "e", 3);
+    EXPECT_THAT(asks_, ElementsAre("peer-a:e1-3"));
 }
 
 TEST_F(IngestTest, AReportWaitsForTheValuesThatItConfirms) {
@@ -333,7 +363,7 @@ TEST_F(IngestTest, OriginsAndStreamsAreBounded) {
     for (std::size_t i = 2; i < kOriginsMax; ++i) {
         hello("origin" + std::to_string(i), "i", 1);
     }
-    EXPECT_FALSE(ingest_.on_hello("p", {"one-too-many", "i", 1, true, {}}));
+    EXPECT_FALSE(ingest_.on_hello("p", {"one-too-many", "i", 1, true, {}}, now_));
     for (std::size_t i = 0; i < kStreamsMax + 10; ++i) {
         send(made(Kind::kEvent, "a", "t" + std::to_string(i), 1, 1));
     }

@@ -419,6 +419,41 @@ TEST_F(UpstreamTest, AReportThatWaitedIsToldBehindTheTransitionBeforeIt) {
     EXPECT_EQ(count<Upstream::PollUpdate>(), 1u);
 }
 
+TEST_F(UpstreamTest, WhereValuesAreLostASnapshotSaysHowTheyAreAndNothingVouchesForThoseBefore) {
+    join();
+    hear_value(1);
+    hear(head(103, {{"nas", "system.status", 3}}, {poll_state({}, 2, live(clock_.now()))}));
+    requests_.clear();
+    answer(range({}, {2, 3}));  // The log has trimmed them.
+    EXPECT_EQ(count<Upstream::Lost>(), 1u);
+    EXPECT_EQ(count<Upstream::PollUpdate>(), 0u) << "it would vouch for the first value";
+    ASSERT_EQ(asked_snapshots().size(), 1u);
+    answer_snapshot(3);
+    EXPECT_EQ(count<protocol::Snapshot>(), 1u);
+}
+
+TEST_F(UpstreamTest, WhereEventsAloneAreLostNoSnapshotIsAskedFor) {
+    join();
+    hear(event({.seq = 1}, clock_.now()));
+    hear(event({.seq = 4}, clock_.now()));
+    requests_.clear();
+    answer(range({}, {2, 3}));
+    EXPECT_EQ(count<Upstream::Lost>(), 1u);
+    EXPECT_TRUE(asked_snapshots().empty());
+    EXPECT_EQ(values(), (Seqs{1, 4}));
+}
+
+TEST_F(UpstreamTest, AReportOfAnotherLogVouchesForNothing) {
+    join();
+    hear_value(1);
+    requests_.clear();
+    Message other = report(poll_state({}, 2, live(clock_.now())));
+    other.epoch = "another";
+    hear(other);
+    EXPECT_EQ(count<Upstream::PollUpdate>(), 0u);
+    EXPECT_EQ(asked_snapshots().size(), 1u);
+}
+
 TEST_F(UpstreamTest, HeadsAloneDoNotKeepTheUplinkUpWhileNoSnapshotComes) {
     join();
     hear(head(1, {}));
