@@ -68,6 +68,12 @@ std::optional<std::vector<protocol::LiveKey>> Origin::on_protocol(const protocol
         state_ = State::kJoined;
         first_hello_ = false;
         on_durable(welcome->streams, now);
+        for (const auto& [topic, seq] : sender_.heads()) {
+            if (std::ranges::none_of(welcome->streams,
+                                     [&](const Mark& mark) { return mark.topic == topic; })) {
+                sender_.forget_ends(topic);
+            }
+        }
         if (joins) {
             // What was published before the broker knew us was dropped there: it may ask now, not
             // at the next beat.

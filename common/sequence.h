@@ -254,6 +254,7 @@ struct SenderLimits {
     std::size_t events_max = 10'000;    // Kept at least this many events a stream ...
     Millis age_min{10 * 60 * 1000};     // ... or this long, whichever keeps more,
     std::size_t bytes_max = 64u << 20;  // within this many bytes, all streams together.
+    std::size_t ends_kept = 256;  // Durable last values a stream, for a log that comes back older.
     std::size_t reply_items_max = 1024;
     std::size_t reply_bytes_max = 4u << 20;  // But one item at least; the rest is asked for again.
 };
@@ -290,14 +291,15 @@ class Sender {
             stream.conflates = true;
         }
         stream.ring.emplace(seq, Entry{std::move(value), key, bytes, now, event});
+        stream.events += event ? 1u : 0u;
         bytes_ += bytes;
         trim(stream, now);
         return seq;
     }
 
-    /// The newest value of this key is its last one: it is forgotten once it is durable, or when
-    /// more than `events_max` ended keys of the stream wait for that (the oldest then counts as
-    /// superseded).
+    /// The newest value of this key is its last one: it is forgotten once it is durable and
+    /// `ends_kept` later ones are there, or when more than `events_max` ended keys of the stream
+    /// wait for that (the oldest then counts as superseded).
     void end(const std::string& topic, const std::string& key) {
         const auto it = streams_.find(topic);
         if (it == streams_.end()) {
@@ -315,6 +317,14 @@ class Sender {
 
     /// Consumes a position without a message: a declared gap.
     std::uint64_t lose(const std::string& topic) { return ++streams_[topic].last; }
+
+    /// The other side's log has nothing of this stream: of keys that have ended it need not hear.
+    void forget_ends(const std::string& topic) {
+        const auto it = streams_.find(topic);
+        if (it != streams_.end()) {
+            forget_ended(it->second, 0);
+        }
+    }
 
     /// Everything up to `seq` is in the other side's log.
     void durable(const std::string& topic, std::uint64_t seq, Mono now) {
@@ -386,8 +396,9 @@ class Sender {
         std::uint64_t last = 0;
         std::uint64_t durable = 0;
         std::map<std::uint64_t, Entry> ring;
+        std::size_t events = 0;  // In the ring.
         std::unordered_map<std::string, std::uint64_t> newest_of_key;
-        std::set<std::uint64_t> ended;  // Last values of keys; kept until they are durable.
+        std::set<std::uint64_t> ended;  // Last values of keys.
         bool conflates = false;         // A state stream: what is missing here was superseded.
     };
 
@@ -398,9 +409,12 @@ class Sender {
         }
     }
 
-    void forget_ended(Stream& stream) {
-        while (!stream.ended.empty() && (*stream.ended.begin() <= stream.durable ||
-                                         stream.ended.size() > limits_.events_max)) {
+    void forget_ended(Stream& stream) { forget_ended(stream, limits_.ends_kept); }
+
+    void forget_ended(Stream& stream, std::size_t kept) {
+        while (!stream.ended.empty() &&
+               ((*stream.ended.begin() <= stream.durable && stream.ended.size() > kept) ||
+                stream.ended.size() > limits_.events_max)) {
             drop(stream, stream.ring.find(*stream.ended.begin()));
             stream.ended.erase(stream.ended.begin());
         }
@@ -412,6 +426,7 @@ class Sender {
             return entry;
         }
         bytes_ -= entry->second.bytes;
+        stream.events -= entry->second.event ? 1u : 0u;
         return stream.ring.erase(entry);
     }
 
@@ -424,23 +439,29 @@ class Sender {
 
     /// Forgets durable events that are beyond both the count and the age.
     void trim(Stream& stream, Mono now) {
-        while (stream.ring.size() > limits_.events_max) {
-            const auto oldest = stream.ring.begin();
-            const bool young = elapsed(oldest->second.at, now) < limits_.age_min;
-            if (!oldest->second.event || young || oldest->first > stream.durable) {
+        auto entry = stream.ring.begin();
+        while (stream.events > limits_.events_max && entry != stream.ring.end()) {
+            if (!entry->second.event) {
+                ++entry;  // State of the same topic stays.
+                continue;
+            }
+            const bool young = elapsed(entry->second.at, now) < limits_.age_min;
+            if (young || entry->first > stream.durable) {
                 return;
             }
-            drop(stream, oldest);
+            entry = drop(stream, entry);
         }
     }
 
-    /// Makes room by forgetting durable events, oldest first in each stream, whatever their age.
+    /// Makes room by forgetting what is durable and no newest value: ends, and events, oldest first
+    /// in each stream, whatever their age.
     void evict(std::size_t target, Mono) {
         for (auto& [topic, stream] : streams_) {
+            forget_ended(stream, 0);
             auto entry = stream.ring.begin();
-            while (bytes_ > target && entry != stream.ring.end() && entry->second.event &&
+            while (bytes_ > target && entry != stream.ring.end() &&
                    entry->first <= stream.durable) {
-                entry = drop(stream, entry);
+                entry = entry->second.event ? drop(stream, entry) : std::next(entry);
             }
         }
     }

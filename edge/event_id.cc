@@ -228,9 +228,10 @@ bool EventId::pass(const Place& place) {
     if (place.pos == 0) {
         return false;
     }
-    // The events of a snapshot come in their order, as live ones do; its state by keys.
-    const bool in_order = !place.replay || !place.state;
-    if (in_order && !epoch_.empty() && place.epoch == epoch_) {
+    if (place.replay && place.state) {
+        return false;  // It comes by keys, before events of its topic that it is newer than.
+    }
+    if (!epoch_.empty() && place.epoch == epoch_) {
         if (place.pos > pos_) {
             mark(marks_, place);
         }

@@ -62,8 +62,7 @@ class EventId {
     std::string epoch_;  // Empty: there is no bookmark yet.
     std::uint64_t pos_ = 0;
     Marks marks_;
-    /// Of the state in a snapshot, or of another epoch than the bookmark's: they say nothing before
-    /// the whole of it has been sent.
+    /// Of another epoch than the bookmark's: they say nothing before the whole of it has been sent.
     std::string later_epoch_;
     Marks later_;
 };

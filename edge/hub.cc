@@ -226,6 +226,14 @@ void Hub::hello(Session& session, Now now) {
     if (session.grant->expires) {
         append_member(data, "expires", to_rfc3339(*session.grant->expires));
     }
+    if (!options_.topics.empty()) {
+        data += ",\"topics\":[";
+        for (const std::string& topic : options_.topics) {
+            data += data.back() == '[' ? "" : ",";
+            append_json_string(data, topic);
+        }
+        data += ']';
+    }
     data +=
         ",\"features\":[\"resume\",\"skipped\",\"tick\",\"transition\",\"wildcard\"],\"sources\":[";
     for (const Source& source : sources(*session.grant)) {
@@ -432,6 +440,11 @@ void Hub::receive(Session& session, std::string_view text, Now now, std::string_
 
 bool Hub::known_topic(std::string_view topic) const {
     return contains(kKnownTopics, topic) || cache_.knows(topic);
+}
+
+bool Hub::serves(std::string_view topic) const {
+    return options_.topics.empty() || topic == "*" || is_of_edge(topic) ||
+           contains(options_.topics, topic);
 }
 
 std::string Hub::topic_name(std::string_view name) const {

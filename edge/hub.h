@@ -47,7 +47,8 @@
 namespace sigmacast::edge {
 
 struct HubOptions {
-    std::string legacy_origin;  // Empty: the first that declared polls.
+    std::string legacy_origin;             // Empty: the first that declared polls.
+    std::vector<std::string> topics = {};  // Those that it serves; empty: all.
     Millis heartbeat_interval{5'000};
     QueueLimits queue;
     /// Access::verify; null: no token is needed, and one that is sent is not looked at.
@@ -166,6 +167,8 @@ class Hub {
     [[nodiscard]] const HubCounters& counters() const { return counters_; }
     [[nodiscard]] std::vector<Source> sources(const Grant& grant) const;
     [[nodiscard]] bool known_topic(std::string_view topic) const;
+    /// False: another edge may have it; what happens there is not known here.
+    [[nodiscard]] bool serves(std::string_view topic) const;
     [[nodiscard]] const History& history() const { return history_; }
     /// Sessions that have yet to be sent something they missed.
     [[nodiscard]] std::size_t resuming() const { return resuming_.size(); }

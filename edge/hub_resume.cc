@@ -194,12 +194,17 @@ void Hub::append_answer(std::string& data, const std::string& topic, std::string
     const bool of_events = events && (is_lost || has_events(topic));
     const bool pending = of_events && events->pending;
     const bool known = topic == "*" || known_topic(topic);
-    const bool of_edge = topic == "heartbeat" || topic == "connection_error";
+    const bool of_edge = is_of_edge(topic);
     const bool state = count || (events && topic != "*" && cache_.knows(topic) && !of_events);
     const bool snapshot = state || is_lost || (!events && !cause.empty());
     data += data.back() == '{' ? "" : ",";
     append_json_string(data, topic);
     data += ":{";
+    if (!serves(topic)) {
+        append_member(data, "result", "not_served");
+        data += '}';
+        return;
+    }
     append_member(data, "result",
                   pending                         ? "pending"
                   : snapshot                      ? "snapshot"

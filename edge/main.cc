@@ -50,6 +50,7 @@ class Edge {
           tls_(std::move(tls)),
           upstream_(Random::from_system(), settings.edge.topics),
           hub_({.legacy_origin = settings.edge.legacy_origin,
+                .topics = settings.edge.topics,
                 .heartbeat_interval = settings.edge.heartbeat_interval,
                 .queue = {.bytes_max = settings.edge.client_queue_bytes_max,
                           .control_bytes_max = settings.edge.client_answer_bytes_max},

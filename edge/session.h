@@ -49,6 +49,11 @@ inline constexpr std::uint16_t kCloseEdgeBehind = 4201;
 inline constexpr std::uint16_t kCloseAuthenticate = 4300;
 inline constexpr std::uint16_t kCloseTokenExpired = 4301;
 
+/// What the edge itself says under a topic's name.
+inline bool is_of_edge(std::string_view topic) {
+    return topic == "heartbeat" || topic == "connection_error";
+}
+
 inline constexpr std::size_t kNamesMax = 256;  // In one message; more are refused with an error.
 inline constexpr std::size_t kTopicNameMax = 128;
 

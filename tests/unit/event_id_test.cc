@@ -82,17 +82,17 @@ TEST(EventId, ThereIsNoTokenBeforeTheFirstSnapshotIsComplete) {
     EXPECT_FALSE(id.pass(at("a", 60, true)));
     EXPECT_EQ(id.token(), "");
     id.reach(kEpoch, 50);
-    EXPECT_EQ(id.resume(), R"({"epoch":")" + kEpoch + R"(","pos":50,"topics":{"a":{"nas":60}}})");
+    EXPECT_EQ(id.resume(), R"({"epoch":")" + kEpoch + R"(","pos":50,"topics":{}})");
 }
 
-TEST(EventId, APartOfASnapshotIsNotMarkedWhileAnotherTopicGoesOn) {
+/// It is newer than events of its topic that are still to come: a page of the log is behind it.
+TEST(EventId, StateOfASnapshotIsNotMarked) {
     EventId id = *EventId::parse(reached(100).token());
     EXPECT_FALSE(id.pass(at("a", 150, true)));
     EXPECT_TRUE(id.pass(at("b", 120)));
     EXPECT_EQ(id.resume(), R"({"epoch":")" + kEpoch + R"(","pos":100,"topics":{"b":{"nas":120}}})");
     id.reach(kEpoch, 110);
-    EXPECT_EQ(id.resume(), R"({"epoch":")" + kEpoch +
-                               R"(","pos":110,"topics":{"a":{"nas":150},"b":{"nas":120}}})");
+    EXPECT_EQ(id.resume(), R"({"epoch":")" + kEpoch + R"(","pos":110,"topics":{"b":{"nas":120}}})");
 }
 
 TEST(EventId, EventsOfACatchUpAreMarkedAsTheyCome) {
@@ -133,19 +133,17 @@ TEST(EventId, WithoutAnEpochOrAPositionNothingIsMarked) {
 }
 
 TEST(EventId, WhereMarksDoNotFitThereIsNoTokenUntilABookmarkHasPassedThem) {
-    for (const bool replay : {false, true}) {
-        EventId id = reached(100);
-        for (std::uint64_t i = 0; i < EventId::kMarksMax + 500; ++i) {
-            id.pass(at("topic" + std::to_string(i), 101 + i, replay));
-        }
-        id.reach(kEpoch, 101);
-        EXPECT_EQ(id.token(), "");
-        EXPECT_LT(id.resume().size(), EventId::kMarksMax * 40);
-        id.reach(kEpoch, 101 + EventId::kMarksMax);
-        EXPECT_EQ(id.token(), "") << "positions that were not marked may be missing";
-        id.reach(kEpoch, 101 + EventId::kMarksMax + 499);
-        EXPECT_EQ(id.token(), reached(101 + EventId::kMarksMax + 499).token());
+    EventId id = reached(100);
+    for (std::uint64_t i = 0; i < EventId::kMarksMax + 500; ++i) {
+        id.pass(at("topic" + std::to_string(i), 101 + i));
     }
+    id.reach(kEpoch, 101);
+    EXPECT_EQ(id.token(), "");
+    EXPECT_LT(id.resume().size(), EventId::kMarksMax * 40);
+    id.reach(kEpoch, 101 + EventId::kMarksMax);
+    EXPECT_EQ(id.token(), "") << "positions that were not marked may be missing";
+    id.reach(kEpoch, 101 + EventId::kMarksMax + 499);
+    EXPECT_EQ(id.token(), reached(101 + EventId::kMarksMax + 499).token());
 }
 
 TEST(EventId, ATokenIsNeverLongerThanItsBound) {

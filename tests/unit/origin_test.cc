@@ -299,7 +299,7 @@ TEST_F(OriginTest, WhatIsAskedForAgainCarriesTheRaisedEpoch) {
     EXPECT_EQ("10", answer.items.at(0).epoch);
 }
 
-TEST_F(OriginTest, AFinalValueIsKeptUntilItIsDurableAndThenForgotten) {
+TEST_F(OriginTest, AFinalValueIsKeptForALogThatComesBackOlderAndNotForOneWithoutItsStream) {
     join();
     Message last;
     last.kind = Kind::kValue;
@@ -309,6 +309,10 @@ TEST_F(OriginTest, AFinalValueIsKeptUntilItIsDurableAndThenForgotten) {
     origin_.push(last, now_);
     EXPECT_GT(origin_.ring_bytes(), 0U);
     receive(protocol::Durable{5, {{"v", 1}}});
+    EXPECT_GT(origin_.ring_bytes(), 0U);
+    receive(protocol::Welcome{5, {{"v", 1}}, {}});
+    EXPECT_GT(origin_.ring_bytes(), 0U);
+    receive(protocol::Welcome{5, {}, {}});
     EXPECT_EQ(0U, origin_.ring_bytes());
 }
 

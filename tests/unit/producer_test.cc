@@ -1166,7 +1166,7 @@ TEST_F(OriginTest, SupersededValuesAreNamedInARange) {
     EXPECT_EQ(4u, range.items[0].seq);
 }
 
-TEST_F(OriginTest, TheLastValueOfAKeyIsForgottenOnceItIsDurable) {
+TEST_F(OriginTest, TheLastValueOfAKeyIsForgottenWhereTheLogHasNothingOfItsStream) {
     World world(settings_with({jobs_poll()}));
     world.engine(kJobs, answers(job_list({"a"})));
     world.engine(kJobStatus, answers(json::parse(R"({"status":"completed"})")));
@@ -1179,6 +1179,7 @@ TEST_F(OriginTest, TheLastValueOfAKeyIsForgottenOnceItIsDurable) {
     world.receive(protocol::Ask{1, "nas", "compression.update", {seq, seq}});
     EXPECT_EQ(1u, world.sent<protocol::Range>().at(0).items.size());
     world.receive(protocol::Durable{7, {{"compression.update", seq}}});
+    world.receive(protocol::Welcome{7, {}, {}});
     world.receive(protocol::Ask{2, "nas", "compression.update", {seq, seq}});
     EXPECT_TRUE(world.sent<protocol::Range>().at(1).items.empty());
     EXPECT_EQ(1u, world.sent<protocol::Range>().at(1).superseded.size());

@@ -222,6 +222,24 @@ TEST_F(ResumeTest, WhatTheRingHoldsIsSentAtOnceAlsoWhileTheBrokerIsDead) {
     EXPECT_EQ(hub_->resuming(), 0u);
 }
 
+TEST_F(ResumeTest, WhatThisEdgeDoesNotServeIsNotSaidToBeResumed) {
+    HubOptions options;
+    options.topics = {"alert"};
+    make_hub(options);
+    join();
+    const std::uint64_t before = pos_;
+    live_event();
+    bookmark();
+    Session& session = open();
+    resume(session, before, R"("alert","rpc_error","heartbeat")");
+    const auto messages = read(session);
+    ASSERT_FALSE(messages.empty());
+    const Object& topics = messages.front().at("data").at("topics").as_object();
+    EXPECT_EQ(topics.at("rpc_error").at("result"), "not_served");
+    EXPECT_EQ(topics.at("heartbeat").at("result"), "live");
+    EXPECT_NE(topics.at("alert").at("result"), "not_served");
+}
+
 TEST_F(ResumeTest, AnEdgeThatLacksTheRangeAsksTheBrokerAndNothingIsSentTwice) {
     for (int i = 0; i < 35; ++i) {
         log_event();

@@ -396,6 +396,17 @@ TEST_F(SenderTest, AFullRingRefusesAnEventUntilOneIsDurable) {
     EXPECT_THAT(items("e", {1, 4}), ElementsAre(2, 3, 4));
 }
 
+TEST_F(SenderTest, StateAmongEventsKeepsNoDurableEventInTheRing) {
+    sender_ = Sender<std::string>({.events_max = 2, .age_min = Millis{0}, .bytes_max = 40});
+    ASSERT_TRUE(sender_.push("e", "a", false, "state", 10, now_));
+    for (int i = 0; i < 10; ++i) {
+        const auto seq = event();
+        ASSERT_TRUE(seq) << "a full ring, and nothing in it is needed any more";
+        sender_.durable("e", *seq, now_);
+    }
+    EXPECT_THAT(items("e", {1, 11}), ElementsAre(1, 10, 11));
+}
+
 TEST_F(SenderTest, AFullRingStillTakesState) {
     sender_ = Sender<std::string>({.bytes_max = 20});
     event();
@@ -461,6 +472,7 @@ TEST_F(SenderTest, AnswersNothingAboutWhatItHasNotPushed) {
 }
 
 TEST_F(SenderTest, AnEndedKeyIsKeptUntilItIsDurable) {
+    sender_ = Sender<std::string>({.ends_kept = 0});
     state("a");
     state("b");
     sender_.end("s", "b");
@@ -473,6 +485,7 @@ TEST_F(SenderTest, AnEndedKeyIsKeptUntilItIsDurable) {
 }
 
 TEST_F(SenderTest, WhenTheLastKeyHasEndedWhatIsGoneStillCountsAsSuperseded) {
+    sender_ = Sender<std::string>({.ends_kept = 0});
     state("a");
     sender_.end("s", "a");
     sender_.durable("s", 1, now_);
@@ -482,11 +495,37 @@ TEST_F(SenderTest, WhenTheLastKeyHasEndedWhatIsGoneStillCountsAsSuperseded) {
 }
 
 TEST_F(SenderTest, AKeyThatComesBackAfterItsEndKeepsItsLastValueToo) {
+    sender_ = Sender<std::string>({.ends_kept = 0});
     state("a");
     sender_.end("s", "a");
     state("a");
     EXPECT_THAT(items("s", {1, 2}), ElementsAre(1, 2));
     sender_.durable("s", 2, now_);
+    EXPECT_THAT(items("s", {1, 2}), ElementsAre(2));
+}
+
+TEST_F(SenderTest, SomeDurableEndsStayForALogThatComesBackOlder) {
+    sender_ = Sender<std::string>({.bytes_max = 50, .ends_kept = 2});
+    for (const char* key : {"a", "b", "c"}) {
+        state(key);
+        sender_.end("s", key);
+    }
+    state("d");
+    sender_.durable("s", 4, now_);
+    EXPECT_THAT(items("s", {1, 4}), ElementsAre(2, 3, 4));
+    event();
+    event();
+    event();
+    EXPECT_THAT(items("s", {1, 4}), ElementsAre(4)) << "room for others comes first";
+}
+
+TEST_F(SenderTest, ALogThatHasNothingOfAStreamNeedsNoneOfItsEnds) {
+    sender_ = Sender<std::string>({.ends_kept = 2});
+    state("a");
+    sender_.end("s", "a");
+    state("b");
+    sender_.durable("s", 2, now_);
+    sender_.forget_ends("s");
     EXPECT_THAT(items("s", {1, 2}), ElementsAre(2));
 }
 
