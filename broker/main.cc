@@ -3,6 +3,7 @@
 #include <boost/json.hpp>
 #include <filesystem>
 #include <optional>
+#include <thread>
 #include <utility>
 
 #include "broker/broker.h"
@@ -428,6 +429,23 @@ int fail(const Error& error) {
     return kExitFailed;
 }
 
+/// Where the disk is full, as soon as there is room: whoever makes it need not start anything.
+Result<std::unique_ptr<storage::Store>> open_store(const std::string& path) {
+    constexpr Seconds kAgain{1};
+    constexpr int kSayEvery = 60;
+    for (int tries = 0;; ++tries) {
+        auto store = storage::Store::open(path, system_now());
+        if (store || store.error().code != Errc::kFull) {
+            return store;
+        }
+        if (tries % kSayEvery == 0) {
+            log_error("no room for the database: it starts once there is some",
+                      {{"error", store.error().message}});
+        }
+        std::this_thread::sleep_for(kAgain);
+    }
+}
+
 int run_broker(const Settings& settings) {
     auto curve = read_curve(settings, CurveRole::kBroker);
     if (!curve) {
@@ -453,7 +471,7 @@ int run_broker(const Settings& settings) {
                                     "file in broker.database"}
                         : error);
     }
-    auto store = storage::Store::open(path, system_now());
+    auto store = open_store(path);
     if (!store) {
         return fail(store.error());
     }

@@ -44,6 +44,25 @@ def test_while_the_disk_refuses_values_flow_undurable_and_then_it_recovers_by_it
     assert cluster.broker.process.poll() is None
 
 
+def test_a_broker_that_is_started_on_a_full_disk_waits_for_room(make_cluster, engine):
+    cluster = make_cluster(engine, polls=[POLL])
+    with cluster.v1(POLL) as client:
+        client.wait(value(True))
+        assert cluster.broker.terminate() == 0
+        os.unlink(f"{cluster.database}.reserve")
+        full = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+        cluster.broker.process = subprocess.Popen([BIN / cluster.broker.binary, "--config", cluster.broker.config_path],
+                                                  stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                                                  cwd=cluster.broker.folder, env=clean_environment(), preexec_fn=full)
+        cluster.broker.started_at = 0
+        assert "no room for the database" in cluster.broker.process.stderr.readline()
+        stale = client.wait(lambda m: m.type == "transition" and m.get("reason") == "BROKER_UNREACHABLE")
+        assert cluster.broker.process.poll() is None
+        resource.prlimit(cluster.broker.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        cluster.broker.wait_ready()
+        client.wait(value(True), after=client.messages.index(stale))
+
+
 def test_a_damaged_database_is_put_aside_and_the_last_known_good_goes_on_in_a_new_epoch(make_cluster, engine):
     cluster = make_cluster(engine, polls=[POLL, "agents.list"])
     with cluster.v1(POLL, "agent.status") as client:
