@@ -123,9 +123,24 @@ Encoder::Streams& Encoder::streams() {
     return *streams_;
 }
 
-Bytes Encoder::encode_other(const FramePtr& frame, Encoding as) {
+bool Encoder::may_deflate(const FramePtr& frame, Mono now) {
+    if (frame->size() < kDeflateMin) {
+        return false;
+    }
+    if (frame.use_count() > 1 || frame->others_) {
+        return true;  // Others get it, or have got it.
+    }
+    if (elapsed(second_, now) >= Seconds{1}) {
+        second_ = now;
+        own_bytes_ = 0;
+    }
+    own_bytes_ += frame->size();
+    return own_bytes_ <= kOwnBytesEach;
+}
+
+Bytes Encoder::encode_other(const FramePtr& frame, Encoding as, Mono now) {
     const Frame& of = *frame;
-    as.deflate = as.deflate && of.size() >= kDeflateMin;
+    as.deflate = as.deflate && may_deflate(frame, now);
     if (!as.msgpack && !as.deflate) {
         return text_of(frame);
     }

@@ -2,12 +2,14 @@
 // the Hub makes is text. Anything else is made of that when the first client wants it, once, and
 // kept with the frame for all the others.
 //
-//     outbox.append(encoder.encode(std::move(frame), encoding));
+//     outbox.append(encoder.encode(std::move(frame), encoding, now.mono));
 //     const auto message = encoder.inflate(payload, bytes_max);   // of a client
 //
-// Each message is compressed by itself (no context takeover), so that its bytes are everyone's. A
-// message in msgpack has the members of the text; its `data` are the bytes that the producer has
-// sent, untouched.
+// Each message is compressed by itself (no context takeover), so that its bytes are everyone's.
+// What is one client's alone (the state that it is answered with) is compressed, too, but of all
+// clients together no more than kOwnBytesEach a second: a crowd that comes back is answered at
+// once. A message in msgpack has the members of the text; its `data` are the bytes that the
+// producer has sent, untouched.
 //
 // Runs on: the loop. Holds 300 KB once something was compressed, however many clients there are.
 #pragma once
@@ -22,6 +24,7 @@
 
 #include "common/message.h"
 #include "common/result.h"
+#include "common/time.h"
 #include "edge/render.h"
 
 namespace sigmacast::edge {
@@ -42,6 +45,8 @@ class Encoder {
  public:
     /// A shorter payload is not worth it: it is sent as it is.
     static constexpr std::size_t kDeflateMin = 256;
+    /// A second, and at once; a megabyte takes some 25 ms.
+    static constexpr std::size_t kOwnBytesEach = 1u << 20;
 
     Encoder();
     ~Encoder();
@@ -49,9 +54,9 @@ class Encoder {
     Encoder& operator=(const Encoder&) = delete;
 
     /// A whole WebSocket frame. One that would grow is not compressed.
-    Bytes encode(FramePtr frame, Encoding as) {
+    Bytes encode(FramePtr frame, Encoding as, Mono now) {
         if (as.msgpack || as.deflate) {
-            return encode_other(frame, as);
+            return encode_other(frame, as, now);
         }
         return text_of(std::move(frame));
     }
@@ -70,12 +75,15 @@ class Encoder {
  private:
     struct Streams;
 
-    Bytes encode_other(const FramePtr& frame, Encoding as);
+    Bytes encode_other(const FramePtr& frame, Encoding as, Mono now);
+    bool may_deflate(const FramePtr& frame, Mono now);
     Bytes make(const Frame& frame, Encoding as);
     bool append_deflated(std::string& out, std::string_view payload);
     Streams& streams();
 
     std::unique_ptr<Streams> streams_;
+    Mono second_{};              // Since when
+    std::size_t own_bytes_ = 0;  // so much of what is one client's was compressed.
     EncodeCounters counters_;
 };
 

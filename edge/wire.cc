@@ -451,7 +451,7 @@ class Connection final : public Client {
         }
         auto frames = session_->take(outbox_.room(), now, outbox_.bytes_room());
         for (FramePtr& frame : frames) {
-            outbox_.append(wire_.encoder.encode(std::move(frame), encoding_));
+            outbox_.append(wire_.encoder.encode(std::move(frame), encoding_, now.mono));
         }
         return !frames.empty() && !session_->idle();
     }

@@ -98,7 +98,7 @@ class Edge {
             while (true) {
                 for (FramePtr& each :
                      session->take(outbox.room(), clock_.now(), outbox.bytes_room())) {
-                    outbox.append(encoder_.encode(std::move(each), {}));
+                    outbox.append(encoder_.encode(std::move(each), {}, clock_.now().mono));
                     ++frames;
                 }
                 if (outbox.empty()) {

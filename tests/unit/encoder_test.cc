@@ -35,13 +35,19 @@ class EncoderTest : public ::testing::Test {
                            R"(,"origin":"nas","seq":7,"quality":"live"})";
         return frame(text, message.data);
     }
+    Bytes encode(FramePtr made, Encoding as) {
+        return encoder_.encode(std::move(made), as, clock_.now().mono);
+    }
+    static bool is_compressed(const Bytes& sent) {
+        return (static_cast<unsigned char>(sent->front()) & 0x40u) != 0;
+    }
     Clock clock_;
     Encoder encoder_;
 };
 
 TEST_F(EncoderTest, TextIsTheFrameItself) {
     const FramePtr made = frame(R"({"type":"pong"})");
-    const Bytes text = encoder_.encode(made, {});
+    const Bytes text = encode(made, {});
     EXPECT_EQ(text.get(), &made->text());
 }
 
@@ -53,7 +59,7 @@ TEST_F(EncoderTest, MsgpackHasTheMembersOfTheTextAndTheBytesOfTheProducer) {
                              "i\xcf\0\0\0\0\0\0\0\x05"s + "\xa1"s + "f\xca\x3f\xc0\0\0"s;
     const FramePtr made = value_frame(R"({"b":"AP8=","i":5,"f":1.5,"timestamp":1,"stale":false})",
                                       std::make_shared<const std::string>(data));
-    const Bytes packed = encoder_.encode(made, {.msgpack = true});
+    const Bytes packed = encode(made, {.msgpack = true});
     EXPECT_EQ(static_cast<unsigned char>(packed->front()), 0x82) << "binary";
     const std::string_view payload = payload_of(*packed);
     EXPECT_NE(payload.find(data), std::string_view::npos) << "untouched";
@@ -71,7 +77,7 @@ TEST_F(EncoderTest, MsgpackHasTheMembersOfTheTextAndTheBytesOfTheProducer) {
 
 TEST_F(EncoderTest, WhatHasNoBytesOfAProducerIsPackedWhole) {
     const std::string text = R"({"type":"hello","data":{"pos":3,"sources":[{"a":null}]}})";
-    const Bytes packed = encoder_.encode(frame(text), {.msgpack = true});
+    const Bytes packed = encode(frame(text), {.msgpack = true});
     std::string json;
     ASSERT_TRUE(append_json(json, payload_of(*packed)));
     EXPECT_EQ(json, text);
@@ -82,8 +88,8 @@ TEST_F(EncoderTest, EachEncodingIsMadeOnce) {
         frame(R"({"type":"a","data":{"text":")" + std::string(2'000, 'x') + "\"}}");
     for (const Encoding as : {Encoding{.deflate = true}, Encoding{.msgpack = true},
                               Encoding{.msgpack = true, .deflate = true}}) {
-        const Bytes first = encoder_.encode(made, as);
-        EXPECT_EQ(encoder_.encode(made, as), first);
+        const Bytes first = encode(made, as);
+        EXPECT_EQ(encode(made, as), first);
     }
     EXPECT_EQ(encoder_.counters().deflated, 2u);
     EXPECT_EQ(encoder_.counters().msgpack, 2u);
@@ -93,8 +99,8 @@ TEST_F(EncoderTest, CompressedIsWhatItWasAndShorter) {
     for (const bool msgpack : {false, true}) {
         const FramePtr made =
             frame(R"({"type":"a","data":{"text":")" + std::string(70'000, 'x') + "\"}}");
-        const Bytes plain = encoder_.encode(made, {.msgpack = msgpack});
-        const Bytes small = encoder_.encode(made, {.msgpack = msgpack, .deflate = true});
+        const Bytes plain = encode(made, {.msgpack = msgpack});
+        const Bytes small = encode(made, {.msgpack = msgpack, .deflate = true});
         EXPECT_EQ(static_cast<unsigned char>(small->front()), msgpack ? 0xc2 : 0xc1);
         EXPECT_LT(small->size(), 300u);
         const auto back = encoder_.inflate(payload_of(*small), 100'000);
@@ -103,9 +109,22 @@ TEST_F(EncoderTest, CompressedIsWhatItWasAndShorter) {
     }
 }
 
+TEST_F(EncoderTest, OfWhatIsOneClientsSoMuchIsCompressedASecond) {
+    const std::string text = R"({"type":"a","data":{"text":")" + std::string(100'000, 'x') + "\"}}";
+    const auto own = [&] { return encode(frame(text), {.deflate = true}); };
+    for (int i = 0; i < 10; ++i) {
+        EXPECT_TRUE(is_compressed(own()));
+    }
+    EXPECT_FALSE(is_compressed(own())) << "beyond a megabyte";
+    const FramePtr shared = frame(text);
+    EXPECT_TRUE(is_compressed(encode(shared, {.deflate = true}))) << "it is everyone's";
+    clock_.advance(Seconds{1});
+    EXPECT_TRUE(is_compressed(own()));
+}
+
 TEST_F(EncoderTest, WhatIsShortOrWouldGrowIsSentAsItIs) {
     const FramePtr small = frame(R"({"type":"pong"})");
-    EXPECT_EQ(encoder_.encode(small, {.deflate = true}).get(), &small->text());
+    EXPECT_EQ(encode(small, {.deflate = true}).get(), &small->text());
     Random random(1);
     std::string bytes = std::string("\xc4\x80", 2);
     for (int i = 0; i < 128; ++i) {
@@ -115,7 +134,7 @@ TEST_F(EncoderTest, WhatIsShortOrWouldGrowIsSentAsItIs) {
                                       std::make_shared<const std::string>("\x81\xa1"
                                                                           "b" +
                                                                           bytes));
-    const Bytes packed = encoder_.encode(made, {.msgpack = true, .deflate = true});
+    const Bytes packed = encode(made, {.msgpack = true, .deflate = true});
     EXPECT_EQ(static_cast<unsigned char>(packed->front()), 0x82);
 }
 
