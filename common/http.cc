@@ -246,10 +246,10 @@ struct Shared {
     Server::Handler handler;
     Server::UpgradeHandler upgrade;
     std::unordered_set<std::shared_ptr<Connection>> connections;
-    std::list<Connection*> handshakes;  // Of TLS, that are on their way; the oldest first.
-    std::size_t pending_bytes = 0;      // Of bodies that are being written.
-    Tally addresses;                    // Of the connections.
-    ServerCounters uncounted;           // Where the options name none.
+    std::list<Connection*> handshakes;   // Of TLS, that are on their way; the oldest first.
+    std::size_t pending_bytes = 0;       // Of bodies that are being written.
+    Tally addresses{options.addresses};  // Of the connections.
+    ServerCounters uncounted;            // Where the options name none.
     ServerCounters& counters;
     bool on_loopback = true;
     bool stopping = false;
@@ -717,6 +717,7 @@ struct Server::Impl : std::enable_shared_from_this<Server::Impl> {
           pause(loop, [this] { accept(); }) {}
 
     Result<> start();
+    static ErrorCode bind(tcp::acceptor& to, const tcp::endpoint& endpoint, bool share);
     void accept();
     void on_accept(const ErrorCode& error, tcp::socket socket);
     void note_failure(const ErrorCode& error);
@@ -730,6 +731,27 @@ struct Server::Impl : std::enable_shared_from_this<Server::Impl> {
     std::uint64_t failures = 0;  // Of accept(), in a row.
 };
 
+ErrorCode Server::Impl::bind(tcp::acceptor& to, const tcp::endpoint& endpoint, bool share) {
+    ErrorCode error;
+    to.open(endpoint.protocol(), error);
+    if (!error) {
+        to.set_option(tcp::acceptor::reuse_address(true), error);
+    }
+    if (!error && share) {
+        const int on = 1;
+        if (::setsockopt(to.native_handle(), SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)) != 0) {
+            error.assign(errno, boost::system::system_category());
+        }
+    }
+    if (!error) {
+        to.set_option(tcp::no_delay(true), error);  // Linux: its connections have it, too.
+    }
+    if (!error) {
+        to.bind(endpoint, error);
+    }
+    return error;
+}
+
 Result<> Server::Impl::start() {
     const Result<tcp::endpoint> endpoint = listen_endpoint(shared->loop, shared->options);
     if (!endpoint) {
@@ -737,15 +759,13 @@ Result<> Server::Impl::start() {
     }
     shared->on_loopback = endpoint->address().is_loopback();
     ErrorCode error;
-    acceptor.open(endpoint->protocol(), error);
-    if (!error) {
-        acceptor.set_option(tcp::acceptor::reuse_address(true), error);
+    const PortUse use = shared->options.port_use;
+    if (use == PortUse::kFirst) {  // What shares its port would not notice who has it, too.
+        tcp::acceptor alone(acceptor.get_executor());
+        error = bind(alone, *endpoint, false);
     }
     if (!error) {
-        acceptor.set_option(tcp::no_delay(true), error);  // Linux: its connections have it, too.
-    }
-    if (!error) {
-        acceptor.bind(*endpoint, error);
+        error = bind(acceptor, *endpoint, use != PortUse::kAlone);
     }
     if (!error) {
         acceptor.listen(kListenBacklog, error);

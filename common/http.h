@@ -18,6 +18,7 @@
 
 #include "common/loop.h"
 #include "common/result.h"
+#include "common/tally.h"
 
 namespace sigmacast::tls {
 class Client;
@@ -73,6 +74,14 @@ struct ServerCounters {
 /// from, and for what is no address.
 std::string address_key(std::string_view peer);
 
+/// Several servers of one process, each on a thread of its own, may listen on one port: the system
+/// gives each connection to one of them (SO_REUSEPORT).
+enum class PortUse : std::uint8_t {
+    kAlone,
+    kFirst,  // Of several: fails where another program has the port, as kAlone does.
+    kAlso,
+};
+
 struct ServerOptions {
     std::string host = "127.0.0.1";
     std::uint16_t port = 0;  // 0: the system chooses; see port().
@@ -93,7 +102,9 @@ struct ServerOptions {
     std::size_t handshakes_max = 1'024;       // At the same time; beyond it the oldest is given up.
     std::size_t header_bytes_max = 8u << 10;  // Beyond it 431.
     std::size_t connections_per_address_max = 0;  // As connections_max, by address_key(); 0: any.
-    ServerCounters* counters = nullptr;           // Outlives the server; null: not counted.
+    Tally addresses = {};                         // What that counts; of several servers together.
+    PortUse port_use = PortUse::kAlone;
+    ServerCounters* counters = nullptr;  // Outlives the server; null: not counted.
     /// Paths whose GET and HEAD the UpgradeHandler is offered, too: answers without an end.
     std::vector<std::string> streams = {};
 };

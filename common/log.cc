@@ -22,6 +22,8 @@ struct State {
     std::string program;
 };
 
+thread_local unsigned thread_number = 0;
+
 /// Never destroyed: a static object's destructor may still want to log.
 State& state() {
     static State& state = *new State;
@@ -88,7 +90,11 @@ void write(spdlog::level::level_enum level, std::string_view name, std::string_v
         return;
     }
     std::string line(name);
-    line.append(" ").append(log.program).append(" ");
+    line.append(" ").append(log.program);
+    if (thread_number != 0) {
+        line.append("/").append(std::to_string(thread_number));
+    }
+    line.append(" ");
     append_message(line, message);
     for (const LogField& field : fields) {
         line.append(" ").append(field.key).append("=");
@@ -108,6 +114,10 @@ void write(spdlog::level::level_enum level, std::string_view name, std::string_v
 void log_start(std::string_view program, std::string_view level) {
     state().program = program;
     state().logger.set_level(level_of(level));
+}
+
+void log_thread(unsigned number) {
+    thread_number = number;
 }
 
 void log_debug(std::string_view message, LogFields fields) {

@@ -35,6 +35,8 @@ using LogFields = std::initializer_list<LogField>;
 /// Level is debug, info, warn or error. To be called once, before the first line; later lines carry
 /// `program`.
 void log_start(std::string_view program, std::string_view level);
+/// Lines of the calling thread carry `program/number` from now on; 0: as they were.
+void log_thread(unsigned number);
 
 void log_debug(std::string_view message, LogFields fields = {});
 void log_info(std::string_view message, LogFields fields = {});

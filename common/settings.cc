@@ -419,6 +419,10 @@ std::vector<Section> schema(Settings& s) {
           {"write_timeout", &s.edge.write_timeout,
            "A client for which something waits, and which takes nothing for so long, is closed.",
            10, 24 * kHour},
+          {"io_threads", &s.edge.io_threads,
+           "Threads that serve clients, each with its own share of them and its own feed of the "
+           "broker's.",
+           1, 64},
           {"io_uring", &s.edge.io_uring,
            "One system call for what waits for many clients: \"auto\" (where the kernel allows "
            "it), \"on\" (for few, too; where it is not allowed the edge does not start) or "

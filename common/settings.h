@@ -79,6 +79,7 @@ struct EdgeSettings {
     std::vector<std::string> cors_origins;
     Millis ping_interval{30'000};
     Millis pong_timeout{60'000};
+    std::uint32_t io_threads = 1;
     std::string io_uring = "auto";  // auto, on or off.
     bool compression = true;        // For v1 clients that offer it.
     Millis flush_interval{0};       // 0: at once, always.

@@ -41,7 +41,7 @@ error_code send_waiting(Outbox& outbox, Transport& transport, WireCounters& coun
 Client::Client(Wire::Impl& wire, http::Upgrade& upgrade, const Grant* grant)
     : wire_(wire),
       transport_(std::move(upgrade.transport)),
-      address_(wire.addresses.take(http::address_key(upgrade.request.peer))),
+      address_(wire.hub.occupancy().addresses.take(http::address_key(upgrade.request.peer))),
       user_(grant ? wire.hub.seat_for(*grant) : Tally::Seat{}) {}
 
 void Client::offer(SendBatch& batch, Now now) {

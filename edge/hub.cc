@@ -134,7 +134,7 @@ Session& Hub::open(Dialect dialect, Now now, std::optional<Grant> grant) {
     if (session.grant) {
         greet(session, now);
     } else {
-        ++waiting_;
+        ++options_.occupancy->waiting;
         session.ends = now.mono + options_.first_message_timeout;
     }
     return session;
@@ -156,7 +156,7 @@ void Hub::close(Session& session) {
     drop(everything_, &session);
     drop(touched_, &session);
     drop(resuming_, &session);
-    waiting_ -= session.grant ? 0u : 1u;
+    options_.occupancy->waiting -= session.grant ? 0u : 1u;
     sessions_.erase(session.number);
 }
 
@@ -277,7 +277,7 @@ void Hub::authenticate(Session& session, const ClientMessage& message, Now now) 
     }
     if (first) {
         session.seat = seat_for(*grant);
-        --waiting_;
+        --options_.occupancy->waiting;
         session.grant = std::move(*grant);
         greet(session, now);
     } else if (options_.verify) {
@@ -1263,11 +1263,12 @@ void Hub::heartbeats(Now now) {
 // --- The end ------------------------------------------------------------------------------------
 
 void Hub::drain(Mono from, Millis over, Now now) {
-    drain_ = Drain{.from = from,
-                   .until = from + over,
-                   .next = from,
-                   .hint_max = std::max(kReconnectHintMax,
-                                        kReconnectHintEach * static_cast<int>(sessions_.size()))};
+    drain_ = Drain{
+        .from = from,
+        .until = from + over,
+        .next = from,
+        .hint_max = std::max(kReconnectHintMax,
+                             kReconnectHintEach * static_cast<int>(options_.occupancy->clients))};
     drain_some(now);
 }
 

@@ -41,6 +41,7 @@
 #include "common/result.h"
 #include "edge/cache.h"
 #include "edge/history.h"
+#include "edge/occupancy.h"
 #include "edge/session.h"
 #include "edge/upstream.h"
 
@@ -61,6 +62,8 @@ struct HubOptions {
     /// waits for it. Not to call back.
     std::function<void()> wake = nullptr;
     std::size_t ring_bytes_max = History::kRingBytesMax;
+    /// Shared with the hubs of the edge's other threads.
+    std::shared_ptr<Occupancy> occupancy = std::make_shared<Occupancy>();
 };
 
 /// Subscribes with `resume`, by how they were answered.
@@ -132,9 +135,11 @@ class Hub {
     void drop_slow(Session& session, Now now);
     /// Whether its user may have another connection; and that connection, while the seat lives.
     [[nodiscard]] bool has_room_for(const Grant& grant) const {
-        return !users_.full(grant.subject, options_.clients_per_user_max);
+        return !options_.occupancy->users.full(grant.subject, options_.clients_per_user_max);
     }
-    [[nodiscard]] Tally::Seat seat_for(const Grant& grant) { return users_.take(grant.subject); }
+    [[nodiscard]] Tally::Seat seat_for(const Grant& grant) {
+        return options_.occupancy->users.take(grant.subject);
+    }
     /// This edge ends: every client is told so and is to be closed (a plain one with 1001, others
     /// with 4200), spread evenly over `over`, from `from` on; until its turn comes it is served. To
     /// be called once.
@@ -162,8 +167,8 @@ class Hub {
     [[nodiscard]] std::string topic_name(std::string_view name) const;
     [[nodiscard]] const Cache& cache() const { return cache_; }
     [[nodiscard]] std::size_t sessions() const { return sessions_.size(); }
-    /// Those that have to send a token yet.
-    [[nodiscard]] std::size_t waiting() const { return waiting_; }
+    /// Of all threads.
+    [[nodiscard]] Occupancy& occupancy() const { return *options_.occupancy; }
     [[nodiscard]] const HubCounters& counters() const { return counters_; }
     [[nodiscard]] std::vector<Source> sources(const Grant& grant) const;
     [[nodiscard]] bool known_topic(std::string_view topic) const;
@@ -329,8 +334,6 @@ class Hub {
     std::map<const Cache::Poll*, Rendering, InOrder> renderings_;  // Of the legacy origin's polls.
     std::vector<Gone> gone_;
     Mono gone_since_{};
-    Tally users_;
-    std::size_t waiting_ = 0;
     std::uint64_t bookmark_ = 0;
     bool snapshot_seen_ = false;
     History history_;

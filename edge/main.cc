@@ -1,9 +1,13 @@
-// sigmacast-edge: joins the broker's feed and fans it out to browsers.
+// sigmacast-edge: joins the broker's feed and fans it out to browsers. With several io threads each
+// is an edge of its own on the one port, with a feed, a cache and clients (common/DECISIONS.md,
+// 13).
 #include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 #include <utility>
+#include <vector>
 
 #include "common/bus.h"
 #include "common/bus_gate.h"
@@ -15,6 +19,7 @@
 #include "common/tls.h"
 #include "edge/access.h"
 #include "edge/hub.h"
+#include "edge/occupancy.h"
 #include "edge/rest.h"
 #include "edge/sse.h"
 #include "edge/upstream.h"
@@ -28,6 +33,7 @@ constexpr std::size_t kRepair = 1;
 constexpr std::size_t kRequestBodyMax = 4u << 10;  // No request has a use for a body.
 constexpr Millis kDrainRest{1'300};                // For who was told last to close, too.
 constexpr Millis kDrainCheck{20};
+constexpr Millis kMetricsInterval{1'000};
 
 /// Everything, or each topic with its NUL (ZeroMQ matches by prefix), reports and heads.
 std::vector<std::string> subscriptions(const std::vector<std::string>& topics) {
@@ -41,13 +47,30 @@ std::vector<std::string> subscriptions(const std::vector<std::string>& topics) {
     return prefixes;
 }
 
+/// What one thread has to itself.
+struct Parts {
+    bus::Curve curve;
+    std::unique_ptr<Access> access;
+    std::shared_ptr<tls::Server> tls;       // Null: plain.
+    std::shared_ptr<SendBatch> send_batch;  // Null: none.
+};
+
+/// What all threads have together.
+struct Shared {
+    Metrics metrics;
+    std::shared_ptr<Occupancy> occupancy = std::make_shared<Occupancy>();
+};
+
+/// One io thread.
 class Edge {
  public:
-    Edge(const Settings& settings, bus::Curve curve, std::unique_ptr<Access> access,
-         std::shared_ptr<tls::Server> tls, std::shared_ptr<SendBatch> send_batch)
+    /// `number`: from 0 on. `port`: which the first one listens on.
+    Edge(const Settings& settings, Shared& shared, unsigned number, std::uint16_t port, Parts parts)
         : settings_(settings),
-          access_(std::move(access)),
-          tls_(std::move(tls)),
+          shared_(shared),
+          number_(number),
+          access_(std::move(parts.access)),
+          tls_(std::move(parts.tls)),
           upstream_(Random::from_system(), settings.edge.topics),
           hub_({.legacy_origin = settings.edge.legacy_origin,
                 .topics = settings.edge.topics,
@@ -59,7 +82,8 @@ class Edge {
                 .messages_per_second = settings.edge.client_messages_per_second,
                 .subscriptions_max = settings.edge.client_subscriptions_max,
                 .clients_per_user_max = settings.edge.clients_per_user_max,
-                .wake = [this] { timer_.set(system_now().mono); }},
+                .wake = [this] { timer_.set(system_now().mono); },
+                .occupancy = shared.occupancy},
                Random::from_system()),
           wire_(loop_, hub_,
                 {.clients_max = settings.edge.clients_max,
@@ -71,16 +95,17 @@ class Edge {
                  .waiting_max = settings.edge.clients_waiting_max,
                  .clients_per_address_max = settings.edge.clients_per_address_max,
                  .write_timeout = settings.edge.write_timeout,
-                 .batch = std::move(send_batch),
+                 .batch = std::move(parts.send_batch),
                  .batch_min = settings.edge.io_uring == "on" ? 1u : WireOptions().batch_min,
                  .compression = settings.edge.compression,
                  .flush_interval = settings.edge.flush_interval,
                  .before_input = [this](Now now) { catch_up(now); }},
                 Random::from_system()),
-          rest_({hub_, upstream_, wire_, *access_, http_counters_, metrics_, system_now().mono,
-                 tls_.get()}),
+          rest_({hub_, upstream_, wire_, *access_, http_counters_, shared.metrics,
+                 system_now().mono, labels(), tls_.get()}),
           timer_(loop_, [this] { on_timer(); }),
           drain_timer_(loop_, [this] { check_drained(); }),
+          metrics_timer_(loop_, [this] { update_metrics(); }),
           bus_(
               loop_,
               {{.type = bus::SocketType::kSub,
@@ -88,17 +113,21 @@ class Edge {
                 .subscribe = subscriptions(settings.edge.topics)},
                {.type = bus::SocketType::kDealer, .endpoint = settings.broker.repair}},
               [this](std::vector<bus::Incoming> batch) { on_batch(std::move(batch)); },
-              std::move(curve)),
+              std::move(parts.curve)),
           server_(
               loop_,
               {.host = settings.edge.host,
-               .port = settings.edge.port,
+               .port = port,
                .body_bytes_max = kRequestBodyMax,
                .idle_max = settings.edge.handshake_timeout,
                .origins = settings.edge.cors_origins,
                .tls = tls_,
                .header_bytes_max = settings.edge.header_bytes_max,
                .connections_per_address_max = settings.edge.clients_per_address_max,
+               .addresses = shared.occupancy->connections,
+               .port_use = !several()    ? http::PortUse::kAlone
+                           : number == 0 ? http::PortUse::kFirst
+                                         : http::PortUse::kAlso,
                .counters = &http_counters_,
                .streams = {std::string(kEventsPath), std::string(kEventsPath) + '/'}},
               [this](const http::Request& request, http::Server::Respond respond) {
@@ -108,32 +137,57 @@ class Edge {
               },
               [this](http::Upgrade& upgrade) { return wire_.accept(upgrade); }) {}
 
-    int run() {
+    /// It listens, and asks the broker.
+    Result<> start() {
         if (const auto listening = server_.start(); !listening) {
-            log_error(listening.error().message);
-            return kExitFailed;
+            return listening.error();
         }
         if (const auto connected = bus_.start(); !connected) {
-            log_error(connected.error().message);
-            return kExitFailed;
+            return connected.error();
         }
-        log_info("edge started", {{"host", settings_.edge.host},
-                                  {"port", server_.port()},
-                                  {"tls", tls_ != nullptr},
-                                  {"tokens", access_->required() ? "required" : "not looked at"},
-                                  {"io_uring", wire_.options().batch != nullptr},
-                                  {"feed", settings_.broker.feed}});
+        if (number_ == 0) {
+            log_info("edge started",
+                     {{"host", settings_.edge.host},
+                      {"port", server_.port()},
+                      {"tls", tls_ != nullptr},
+                      {"tokens", access_->required() ? "required" : "not looked at"},
+                      {"io_threads", settings_.edge.io_threads},
+                      {"io_uring", wire_.options().batch != nullptr},
+                      {"feed", settings_.broker.feed}});
+        }
         loop_.on_terminate([this] { drain(); });
         loop_.on_hangup([this] { reload(); });
-        const Now now = system_now();
-        handle(upstream_.start(now), now);
-        loop_.run();
-        bus_.stop();
-        log_info("edge stopped");
-        return kExitOk;
+        return {};
     }
 
+    /// Until it has drained.
+    void run() {
+        log_thread(number_);
+        const Now now = system_now();
+        handle(upstream_.start(now), now);
+        if (several()) {
+            update_metrics();
+        }
+        loop_.run();
+        bus_.stop();
+    }
+
+    [[nodiscard]] std::uint16_t port() const { return server_.port(); }
+
  private:
+    [[nodiscard]] bool several() const { return settings_.edge.io_threads > 1; }
+
+    [[nodiscard]] Labels labels() const {
+        return several() ? Labels{{"thread", std::to_string(number_)}} : Labels{};
+    }
+
+    /// Whichever thread is asked answers for all, who therefore tell it before.
+    void update_metrics() {
+        const Now now = system_now();
+        rest_.update_metrics(now);
+        metrics_timer_.set(now.mono + kMetricsInterval);
+    }
+
     std::function<Result<Grant>(std::string_view, Wall)> verify() const {
         if (!access_->required()) {
             return nullptr;
@@ -249,8 +303,9 @@ class Edge {
     }
 
     void undecodable(const Error& error) {
-        metrics_
-            .counter("sigmacast_edge_undecodable_total", "Bus messages that were not understood")
+        shared_.metrics
+            .counter("sigmacast_edge_undecodable_total", "Bus messages that were not understood",
+                     labels())
             .add();
         if (!undecodable_logged_) {
             undecodable_logged_ = true;  // Later ones are counted.
@@ -281,7 +336,8 @@ class Edge {
         const Now now = system_now();
         const EdgeSettings& edge = settings_.edge;
         // A second for each thousand clients is gentle enough.
-        const Millis gentle = Hub::kReconnectHintEach * static_cast<int>(wire_.clients());
+        const std::size_t clients = shared_.occupancy->clients;
+        const Millis gentle = Hub::kReconnectHintEach * static_cast<int>(clients);
         const Millis over = std::clamp(edge.drain_time - edge.drain_notice, Millis{0}, gentle);
         log_info("draining", {{"clients", wire_.clients()},
                               {"notice", format_duration(edge.drain_notice)},
@@ -304,10 +360,11 @@ class Edge {
     }
 
     const Settings& settings_;
+    Shared& shared_;
+    const unsigned number_;
     const std::unique_ptr<Access> access_;
-    const std::shared_ptr<tls::Server> tls_;  // Null: plain.
+    const std::shared_ptr<tls::Server> tls_;
     Loop loop_;
-    Metrics metrics_;
     Upstream upstream_;
     Hub hub_;
     Wire wire_;
@@ -315,6 +372,7 @@ class Edge {
     Rest rest_;
     Timer timer_;
     Timer drain_timer_;
+    Timer metrics_timer_;
     bus::Node bus_;
     bus::LogLimit refused_lines_{1};
     http::Server server_;
@@ -352,30 +410,58 @@ Result<std::shared_ptr<SendBatch>> make_batch(const EdgeSettings& edge) {
     return std::shared_ptr<SendBatch>();
 }
 
-/// Where it may listen, the settings have checked.
-int run_edge(const Settings& settings) {
+/// Of one thread. `exit_status`: of the process, where this fails.
+Result<Parts> make_parts(const Settings& settings, int& exit_status) {
+    exit_status = kExitUsage;
     auto access = Access::make(settings.auth);
     if (!access) {
-        log_error(access.error().message);
-        return kExitUsage;
+        return access.error();
     }
     auto curve = read_curve(settings, CurveRole::kEdge);
     if (!curve) {
-        log_error(curve.error().message);
-        return kExitUsage;
+        return curve.error();
     }
     auto tls = make_tls(settings.edge);
     if (!tls) {
-        log_error(tls.error().message);
-        return kExitUsage;
+        return tls.error();
     }
+    exit_status = kExitFailed;
     auto batch = make_batch(settings.edge);
     if (!batch) {
-        log_error(batch.error().message);
-        return kExitFailed;
+        return batch.error();
     }
-    return Edge(settings, std::move(*curve), std::move(*access), std::move(*tls), std::move(*batch))
-        .run();
+    return Parts{std::move(*curve), std::move(*access), std::move(*tls), std::move(*batch)};
+}
+
+/// Where it may listen, the settings have checked.
+int run_edge(const Settings& settings) {
+    Shared shared;
+    std::vector<std::unique_ptr<Edge>> edges;
+    for (unsigned number = 0; number < settings.edge.io_threads; ++number) {
+        int exit_status = kExitOk;
+        auto parts = make_parts(settings, exit_status);
+        if (!parts) {
+            log_error(parts.error().message);
+            return exit_status;
+        }
+        edges.push_back(std::make_unique<Edge>(
+            settings, shared, number, edges.empty() ? settings.edge.port : edges.front()->port(),
+            std::move(*parts)));
+        if (const auto started = edges.back()->start(); !started) {
+            log_error(started.error().message);
+            return kExitFailed;
+        }
+    }
+    std::vector<std::thread> others;
+    for (std::size_t i = 1; i < edges.size(); ++i) {
+        others.emplace_back([&edge = *edges[i]] { edge.run(); });
+    }
+    edges.front()->run();
+    for (std::thread& other : others) {
+        other.join();
+    }
+    log_info("edge stopped");
+    return kExitOk;
 }
 
 /// Whether the keys can be used: the settings cannot tell.

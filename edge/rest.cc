@@ -152,7 +152,7 @@ std::string Rest::health(const Grant* grant, Now now) const {
     if (!cache.uplink()) {
         append_member(out, "reason", "BROKER_UNREACHABLE");
     }
-    append_member(out, "clients", std::uint64_t{parts_.wire.clients()});
+    append_member(out, "clients", std::uint64_t{parts_.hub.occupancy().clients});
     append_member(out, "epoch", cache.epoch());
     append_member(out, "pos", cache.pos());
     append_member(out, "values", std::uint64_t{cache.entries()});
@@ -255,18 +255,22 @@ std::string Rest::all_state(const Grant& grant, Now now) const {
 }
 
 void Rest::update_metrics(Now now) {
-    Metrics& metrics = parts_.metrics;
-    const auto count = [&](const char* name, const char* help, std::uint64_t value) {
-        Counter& counter = metrics.counter(name, help);
+    const auto with = [&](Labels labels) {
+        labels.insert(parts_.labels.begin(), parts_.labels.end());
+        return labels;
+    };
+    const auto count = [&](const char* name, const char* help, std::uint64_t value,
+                           const Labels& labels = {}) {
+        Counter& counter = parts_.metrics.counter(name, help, with(labels));
         counter.add(std::max(0.0, static_cast<double>(value) - counter.value()));
     };
     const auto limited = [&](const char* limit, std::uint64_t value) {
-        Counter& counter = metrics.counter("sigmacast_edge_limited_total",
-                                           "Times that a client met a limit", {{"limit", limit}});
-        counter.add(std::max(0.0, static_cast<double>(value) - counter.value()));
+        count("sigmacast_edge_limited_total", "Times that a client met a limit", value,
+              {{"limit", limit}});
     };
-    const auto gauge = [&](const char* name, const char* help, double value) {
-        metrics.gauge(name, help).set(value);
+    const auto gauge = [&](const char* name, const char* help, double value,
+                           const Labels& labels = {}) {
+        parts_.metrics.gauge(name, help, with(labels)).set(value);
     };
     const Cache& cache = parts_.hub.cache();
     const HubCounters& hub = parts_.hub.counters();
@@ -287,9 +291,9 @@ void Rest::update_metrics(Now now) {
           static_cast<double>(elapsed(parts_.started, now.mono).count()) / 1000.0);
     for (const auto& poll : cache.polls()) {
         const Age age = cache.effective(poll->state.age);
-        const Labels labels{{"origin", poll->state.origin}, {"poll", poll->state.report.poll}};
-        metrics.gauge("sigmacast_edge_source_live", "1 while the poll's values are live", labels)
-            .set(age.quality == Quality::kLive ? 1 : 0);
+        gauge("sigmacast_edge_source_live", "1 while the poll's values are live",
+              age.quality == Quality::kLive ? 1 : 0,
+              {{"origin", poll->state.origin}, {"poll", poll->state.report.poll}});
     }
     count("sigmacast_edge_accepted_total", "WebSocket handshakes", wire.accepted);
     count("sigmacast_edge_event_streams_total", "Event streams begun", wire.streams_accepted);
@@ -331,10 +335,8 @@ void Rest::update_metrics(Now now) {
         {"bad_cursor", resumes.bad_cursor},   {"pending", resumes.pending},
         {"edge_behind", resumes.edge_behind}, {"unavailable", resumes.unavailable}};
     for (const auto& [result, of] : results) {
-        Counter& counter = metrics.counter("sigmacast_edge_resumes_total",
-                                           "Clients that came back, by how they were answered",
-                                           {{"result", result}});
-        counter.add(std::max(0.0, static_cast<double>(of) - counter.value()));
+        count("sigmacast_edge_resumes_total", "Clients that came back, by how they were answered",
+              of, {{"result", result}});
     }
     gauge("sigmacast_edge_resuming", "Clients that have yet to be sent something they missed",
           static_cast<double>(parts_.hub.resuming()));
@@ -358,8 +360,8 @@ void Rest::update_metrics(Now now) {
     count("sigmacast_edge_unauthorized_total", "Requests and messages without a good token",
           unauthorized_ + hub.unauthorized);
     count("sigmacast_edge_expired_total", "Clients closed as their token had expired", hub.expired);
-    gauge("sigmacast_edge_waiting", "Connections that have to send a token yet",
-          static_cast<double>(parts_.hub.waiting()));
+    gauge("sigmacast_edge_waiting", "Connections, of all threads, that have to send a token yet",
+          static_cast<double>(parts_.hub.occupancy().waiting));
     if (parts_.tls) {
         const tls::Server::Counters& tls = parts_.tls->counters;
         gauge("sigmacast_edge_certificate_expires_timestamp_seconds",

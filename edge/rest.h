@@ -4,6 +4,9 @@
 // Where a token is required, each request tells what its grant allows: without one the page and how
 // the edge is, in a word; with one its topics; metrics where it allows everything.
 //
+// Of several io threads the one that is asked answers: of its own cache and, but for how many
+// clients there are, of its own clients; /metrics holds the figures of all.
+//
 // Runs on: the loop. It changes nothing and keeps nothing.
 #pragma once
 
@@ -31,12 +34,15 @@ class Rest {
         const http::ServerCounters& http;
         Metrics& metrics;
         Mono started;
+        Labels labels = {};                // Of each metric.
         const tls::Server* tls = nullptr;  // Null: plain.
     };
 
     explicit Rest(Parts parts);
 
     http::Response answer(const http::Request& request, Now now);
+    /// As they are now; /metrics does this by itself. For the threads that were not asked.
+    void update_metrics(Now now);
 
  private:
     http::Response route(const http::Request& request, Now now);
@@ -47,7 +53,6 @@ class Rest {
     [[nodiscard]] std::string breakers() const;
     [[nodiscard]] std::string topic_state(std::string_view topic, Now now) const;
     [[nodiscard]] std::string all_state(const Grant& grant, Now now) const;
-    void update_metrics(Now now);
 
     Parts parts_;
     std::uint64_t unauthorized_ = 0;

@@ -287,6 +287,7 @@ Wire::Impl::Impl(Loop& on, Hub& to, WireOptions with, Random from)
 void Wire::Impl::add(std::shared_ptr<Client> client) {
     client->index = clients.size();
     clients.push_back(client);
+    ++hub.occupancy().clients;
     most_clients = std::max(most_clients, clients.size());
     client->start();
 }
@@ -298,6 +299,7 @@ void Wire::Impl::remove(const Client& client, Session* session) {
     const std::size_t index = client.index;
     std::swap(clients[index], clients.back());
     clients[index]->index = index;
+    --hub.occupancy().clients;
     clients.pop_back();  // Whoever calls keeps it until it returns.
 }
 
@@ -684,17 +686,18 @@ std::optional<http::Response> Wire::refuse(const http::Request& request,
                                            std::optional<Grant>& grant,
                                            WireCounters& counters) const {
     const bool events = is_events_path(request.path);
+    const Occupancy& all = impl_->hub.occupancy();
     const auto busy = [&](std::string_view message) {
         return events ? stream_of_goodbye({kCloseOverCapacity, "over_capacity"}, kFullRetryMin,
                                           kFullRetryMax, impl_->random)
                       : try_later(message);
     };
-    if (auto refused =
-            events ? refuse_events(request) : refuse_upgrade(request, impl_->options, clients())) {
+    if (auto refused = events ? refuse_events(request)
+                              : refuse_upgrade(request, impl_->options, all.clients)) {
         counters.clients_full += refused->status == 503 ? 1u : 0u;
         return refused;
     }
-    if (clients() >= impl_->options.clients_max) {
+    if (all.clients >= impl_->options.clients_max) {
         ++counters.clients_full;
         return busy("edge.clients_max connections are open");
     }
@@ -703,8 +706,8 @@ std::optional<http::Response> Wire::refuse(const http::Request& request,
                                           kStreamRetryMax, impl_->random)
                       : try_later("this edge ends; another one serves the same");
     }
-    if (impl_->addresses.full(http::address_key(request.peer),
-                              impl_->options.clients_per_address_max)) {
+    if (all.addresses.full(http::address_key(request.peer),
+                           impl_->options.clients_per_address_max)) {
         ++counters.address_full;
         return busy("edge.clients_per_address_max connections of your address are open");
     }
@@ -724,7 +727,7 @@ std::optional<http::Response> Wire::refuse(const http::Request& request,
     if (events) {
         return grant ? denied_events(request, *grant, impl_->hub) : unauthorized("");
     }
-    if (!grant && impl_->hub.waiting() >= impl_->options.waiting_max) {
+    if (!grant && all.waiting >= impl_->options.waiting_max) {
         ++counters.waiting_full;
         return try_later("too many connections have not sent their token yet");
     }

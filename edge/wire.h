@@ -102,7 +102,7 @@ class Wire {
     /// Closes all that is still open, without ceremony.
     void abort_all();
 
-    /// WebSockets and event streams.
+    /// WebSockets and event streams, of this thread.
     [[nodiscard]] std::size_t clients() const;
     [[nodiscard]] std::size_t event_streams() const;
     [[nodiscard]] const WireCounters& counters() const;

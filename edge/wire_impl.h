@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "common/http_upgrade.h"
-#include "common/tally.h"
 #include "edge/encoding.h"
 #include "edge/outbox.h"
 #include "edge/wire.h"
@@ -103,7 +102,6 @@ struct Wire::Impl {
     std::vector<std::shared_ptr<Client>> clients;
     std::size_t most_clients = 0;  // Since memory was given back.
     std::size_t streams = 0;       // Of the clients, those that are event streams.
-    Tally addresses;
     Timer sweep;
     Timer pace;
     Mono next_flush{};  // Where there is a flush_interval.

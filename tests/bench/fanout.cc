@@ -5,6 +5,7 @@
 //   --speak raw|v1|nats|mqtt  what is spoken over the WebSocket: nothing (whoever is connected gets
 //                             everything), sigmacast.v1.json, NATS, MQTT 3.1.1
 //   --path /                  of the upgrade
+//   --topic bench             of `v1` and `publish`
 //   --subscribe 1|0           0: a client counts as connected once it is greeted, and says nothing
 //   --feed-fd F               an open descriptor (a socket, a pipe) that takes the events
 //   --feed lines|publish|post|nats|mqtt   and in which words: the payload, a line for `sigmacast
@@ -86,6 +87,7 @@ struct Options {
     std::size_t clients = 1000;
     Speak speak = Speak::kRaw;
     std::string path = "/";
+    std::string topic{kTopic};
     bool subscribe = true;
     int feed_fd = -1;
     Feed feed = Feed::kLines;
@@ -138,7 +140,7 @@ std::string event_text(const Options& options, std::uint64_t n, std::int64_t at)
         case Feed::kLines:
             return data + "\n";
         case Feed::kPublish:
-            return R"({"type":"bench","data":)" + data + "}\n";
+            return R"({"type":")" + options.topic + R"(","data":)" + data + "}\n";
         case Feed::kPost:
             return "POST " + options.feed_path +
                    " HTTP/1.1\r\nHost: bench\r\nContent-Length: " + std::to_string(data.size()) +
@@ -158,12 +160,13 @@ struct Cursor {
 };
 
 /// What a client says once it is upgraded.
-std::string subscription(Speak speak, const std::optional<Cursor>& resume) {
-    switch (speak) {
+std::string subscription(const Options& options, const std::optional<Cursor>& resume) {
+    switch (options.speak) {
         case Speak::kRaw:
             return {};
         case Speak::kV1: {
-            std::string text = R"({"type":"subscribe","id":1,"data":{"types":["bench"])";
+            std::string text =
+                R"({"type":"subscribe","id":1,"data":{"types":[")" + options.topic + "\"]";
             if (resume) {
                 text += R"(,"resume":{"epoch":")" + resume->epoch + R"(","pos":)" +
                         std::to_string(resume->pos) + "}";
@@ -460,7 +463,7 @@ class Fanout {
             client.upgraded = true;
             bytes.remove_prefix(end + 4);
             if (options_.subscribe) {
-                put(client, subscription(options_.speak, resume_));
+                put(client, subscription(options_, resume_));
             }
             // Neither greets anyone.
             if (options_.speak == Speak::kRaw ||
@@ -781,6 +784,8 @@ Options parse(int argc, char** argv) {
                                                {"mqtt", Speak::kMqtt}}});
         } else if (name == "--path") {
             options.path = value;
+        } else if (name == "--topic") {
+            options.topic = value;
         } else if (name == "--subscribe") {
             options.subscribe = value != "0";
         } else if (name == "--feed-fd") {

@@ -14,7 +14,8 @@ from fault_engine import FaultEngine
 from harness import Cluster
 
 # Databases of tests lie in memory: whose disk hangs for a second has late answers, which is what tests of faults look for.
-# Kills take nothing from either. Power cuts and hanging disks have tests of their own, and tests/chaos writes to the disk.
+# Kills take nothing from either. Power cuts and hanging disks have tests of their own, and tests/chaos writes
+# to the disk where it is not called from here.
 MEMORY = "/dev/shm"
 if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 1 << 30:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY)

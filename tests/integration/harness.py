@@ -31,6 +31,8 @@ PATIENCE = float(os.environ.get("SIGMACAST_PATIENCE", "1"))
 TOO_SLOW = (4102, 1006) if PATIENCE >= 10 else (4102,)
 # "on" or "off": by which system calls the edges send, in every test that does not say it.
 IO_URING = os.environ.get("SIGMACAST_IO_URING")
+# A number: of the io threads of every edge whose test does not say it.
+IO_THREADS = os.environ.get("SIGMACAST_IO_THREADS")
 
 INTERVAL = 0.2  # Of every poll, in seconds.
 DEADLINE = 0.5
@@ -166,9 +168,16 @@ class Program:
         return False
 
     def metrics(self):
+        """Those of several threads together: the sum of what is counted, else the least."""
         status, _, body = get(self.port, "/metrics", tls=self.tls)
         assert status == 200
-        return parse_metrics(body.decode())
+        together = {}
+        for name, value in parse_metrics(body.decode()).items():
+            one = re.sub(r',?thread="\d+"', "", name).replace("{}", "").replace("{,", "{")
+            counted = re.match(r"\w+_(total|clients|event_streams|resuming)(\{|$)", one)
+            known = together.get(one)
+            together[one] = value if known is None else known + value if counted else min(known, value)
+        return together
 
     def signal(self, number):
         self.process.send_signal(number)
@@ -330,7 +339,8 @@ class Cluster:
             broker.update({"admin_port": program.port, **self.options["broker"]})
         elif kind == "edge":
             sending = {"io_uring": IO_URING} if IO_URING else {}
-            tables["edge"] = {"port": program.port, **sending, **self.options["edge"]}
+            threads = {"io_threads": int(IO_THREADS)} if IO_THREADS else {}
+            tables["edge"] = {"port": program.port, **sending, **threads, **self.options["edge"]}
             tables["auth"] = self.auth_options or {}
         else:
             tables["producer"] = {"origin": origin, "engine_url": engine.url, "admin_port": program.port,

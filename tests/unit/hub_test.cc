@@ -238,7 +238,7 @@ TEST_F(HubTest, AUserWithTooManyConnectionsIsToldSoByTheFirstMessage) {
     EXPECT_EQ(answers[0].at("data").at("code"), 4100);
     EXPECT_EQ(third.closing()->code, kCloseOverCapacity);
     EXPECT_EQ(hub_->counters().users_refused, 1U);
-    EXPECT_EQ(hub_->waiting(), 1U) << "it never was let in";
+    EXPECT_EQ(hub_->occupancy().waiting, 1U) << "it never was let in";
     hub_->close(first);
     EXPECT_THAT(types(enter("ann")), ElementsAre("hello", "authenticated"));
     for (int i = 0; i < 5; ++i) {
@@ -1093,7 +1093,7 @@ class HubAccessTest : public HubTest {
 TEST_F(HubAccessTest, WithoutATokenNothingAtAllIsSentUntilOneHasCome) {
     Session& session = open_waiting();
     Session& old = open_waiting(Dialect::kLegacy);
-    EXPECT_EQ(hub_->waiting(), 2u);
+    EXPECT_EQ(hub_->occupancy().waiting, 2u);
     apply(value({.seq = 2}, clock_.now()));
     apply(snapshot(2, {}, {poll_state({}, 1, live(clock_.now()))},
                    {value({.seq = 9}, clock_.now())}, "another"));
@@ -1102,7 +1102,7 @@ TEST_F(HubAccessTest, WithoutATokenNothingAtAllIsSentUntilOneHasCome) {
     EXPECT_THAT(read(old), IsEmpty());
     say(session, auth("ann:60:*"));
     say(old, auth("bob:60:*"));
-    EXPECT_EQ(hub_->waiting(), 0u);
+    EXPECT_EQ(hub_->occupancy().waiting, 0u);
     const auto messages = read(session);
     ASSERT_THAT(types(messages), ElementsAre("hello", "authenticated"));
     EXPECT_EQ(messages[0].at("data").at("expires"), in(60));
@@ -1124,7 +1124,7 @@ TEST_F(HubAccessTest, WhoSendsNoTokenInTimeIsToldAndClosed) {
     ASSERT_TRUE(session.closing());
     EXPECT_EQ(session.closing()->code, 4300);
     hub_->close(session);
-    EXPECT_EQ(hub_->waiting(), 0u);
+    EXPECT_EQ(hub_->occupancy().waiting, 0u);
 }
 
 TEST_F(HubAccessTest, AFirstMessageThatIsNoTokenEndsIt) {

@@ -483,7 +483,7 @@ TEST_F(WireAccessTest, ThoseThatHaveSentNoTokenYetAreBounded) {
     Client first(server_->port(), true);
     std::deque<Client> others;
     others.emplace_back(server_->port(), true);
-    ASSERT_TRUE(until([&] { return hub_.waiting() == 2; }));
+    ASSERT_TRUE(until([&] { return hub_.occupancy().waiting == 2; }));
     EXPECT_EQ(on_loop([&] { return answer(""); }), 503);
     EXPECT_EQ(on_loop([&] { return answer(fresh()); }), 101);
     others.clear();
