@@ -7,6 +7,7 @@
 
 #include "common/codec.h"
 #include "common/log.h"
+#include "edge/ahead.h"
 
 namespace sigmacast::edge {
 namespace {
@@ -1194,7 +1195,10 @@ void Hub::push_topic(std::string_view topic, Dialect dialect, const Outgoing& it
                      std::uint64_t event_pos) {
     const auto of = by_topic_.find(std::string(topic));
     if (of != by_topic_.end()) {
-        for (Session* session : dialect == Dialect::kV1 ? of->second.v1 : of->second.legacy) {
+        const auto& all = dialect == Dialect::kV1 ? of->second.v1 : of->second.legacy;
+        for (std::size_t i = 0; i < all.size(); ++i) {
+            fetch_ahead(all, i);
+            Session* const session = all[i];
             if (session->resumes.empty() || !withheld(*session, topic, item.stream, event_pos)) {
                 push(*session, item, now);
             }

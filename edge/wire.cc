@@ -15,6 +15,7 @@
 
 #include "common/codec.h"
 #include "common/log.h"
+#include "edge/ahead.h"
 #include "edge/sse.h"
 #include "edge/websocket.h"
 #include "edge/wire_impl.h"
@@ -274,6 +275,25 @@ void add_answer_headers(http::Response& response, const http::Request& request,
     }
 }
 
+namespace {
+
+/// Of those sessions that have one.
+template <class Visit>
+void each_client(const std::vector<Session*>& sessions, Visit visit) {
+    constexpr std::size_t kClientAhead = kAhead / 2;  // Once its session is there.
+    for (std::size_t i = 0; i < sessions.size(); ++i) {
+        fetch_ahead(sessions, i);
+        if (i + kClientAhead < sessions.size()) {
+            fetch(sessions[i + kClientAhead]->client);
+        }
+        if (Client* const client = sessions[i]->client) {
+            visit(*client);
+        }
+    }
+}
+
+}  // namespace
+
 Wire::Impl::Impl(Loop& on, Hub& to, WireOptions with, Random from)
     : loop(on),
       hub(to),
@@ -320,18 +340,10 @@ void Wire::Impl::flush_touched() {
     const auto touched = hub.take_touched();
     if (options.batch && touched.size() >= options.batch_min) {
         const Now now = system_now();
-        for (Session* session : touched) {
-            if (session->client) {
-                session->client->offer(*options.batch, now);
-            }
-        }
+        each_client(touched, [&](Client& client) { client.offer(*options.batch, now); });
         options.batch->send(counters);
     }
-    for (Session* session : touched) {
-        if (session->client) {
-            session->client->pump();
-        }
-    }
+    each_client(touched, [](Client& client) { client.pump(); });
 }
 
 void Wire::Impl::flush_later() {
