@@ -14,6 +14,7 @@
 #include <cstring>
 #include <ctime>
 #include <fstream>
+#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -323,22 +324,23 @@ bool Session::heard_http() const {
 // Server
 
 struct Server::Impl {
-    std::string certificate_file;
-    std::string key_file;
-    Context context = {};  // Sessions hold on to the one with which they began.
+    const std::string certificate_file;
+    const std::string key_file;
+    mutable std::mutex mutex;  // Of what follows.
+    Context context = {};      // Sessions hold on to the one with which they began.
     Wall begins{};
     Wall ends{};
 };
 
 Server::Server(std::string certificate_file, std::string key_file)
-    : impl_(std::make_unique<Impl>(Impl{.certificate_file = std::move(certificate_file),
-                                        .key_file = std::move(key_file)})) {}
+    : impl_(new Impl{.certificate_file = std::move(certificate_file),
+                     .key_file = std::move(key_file)}) {}
 Server::~Server() = default;
 
 Result<std::shared_ptr<Server>> Server::make(std::string certificate_file, std::string key_file) {
     std::shared_ptr<Server> server(new Server(std::move(certificate_file), std::move(key_file)));
     const auto loaded = server->reload();
-    server->counters = {};
+    server->counters.reloads = 0;
     return loaded ? Result<std::shared_ptr<Server>>(std::move(server)) : loaded.error();
 }
 
@@ -373,6 +375,7 @@ Result<> Server::reload() {
     SSL_CTX_set_session_cache_mode(context.get(), SSL_SESS_CACHE_OFF);  // Tickets hold it all.
     SSL_CTX_set_num_tickets(context.get(), 1);
     SSL_CTX_set_alpn_select_cb(context.get(), choose_protocol, nullptr);
+    const std::lock_guard lock(impl_->mutex);
     impl_->begins = to_wall(X509_get0_notBefore(leaf));
     impl_->ends = to_wall(X509_get0_notAfter(leaf));
     impl_->context = std::move(context);
@@ -381,17 +384,22 @@ Result<> Server::reload() {
 }
 
 std::unique_ptr<Session> Server::open(int socket) const {
-    Ssl ssl = open_ssl(impl_->context.get(), socket);
+    Ssl ssl = [&] {
+        const std::lock_guard lock(impl_->mutex);
+        return open_ssl(impl_->context.get(), socket);  // Which keeps its context.
+    }();
     SSL_set_accept_state(ssl.get());
     return std::unique_ptr<Session>(
         new Session(std::make_unique<Session::Impl>(Session::Impl{.ssl = std::move(ssl)})));
 }
 
 Wall Server::expires() const {
+    const std::lock_guard lock(impl_->mutex);
     return impl_->ends;
 }
 
 std::string Server::warning(Wall now) const {
+    const std::lock_guard lock(impl_->mutex);
     const std::string certificate = "the certificate in " + impl_->certificate_file;
     if (impl_->ends <= now) {
         return certificate + " has expired at " + to_rfc3339(impl_->ends) + ": clients refuse it";

@@ -7,11 +7,13 @@
 //
 // TLS 1.2 and 1.3 with Mozilla's "intermediate" ciphers, ALPN http/1.1, sessions resumed by tickets
 // (nothing is kept for them), no renegotiation. It knows no client certificates and no passphrases.
-// Runs on: the loop. A Session never blocks and holds 16 KiB at most of what is to be sent.
+// A Server is thread safe, so that io threads share one; all else runs on: the loop. A Session
+// never blocks and holds 16 KiB at most of what is to be sent.
 #pragma once
 
 #include <sys/uio.h>
 
+#include <atomic>
 #include <boost/system/error_code.hpp>
 #include <cstddef>
 #include <cstdint>
@@ -62,10 +64,10 @@ class Session {
 class Server {
  public:
     struct Counters {
-        std::uint64_t handshakes = 0;
-        std::uint64_t handshakes_failed = 0;  // Bad ones, too slow ones, peers that went away.
-        std::uint64_t reloads = 0;
-        std::uint64_t reloads_failed = 0;
+        std::atomic<std::uint64_t> handshakes{0};
+        std::atomic<std::uint64_t> handshakes_failed{0};  // Bad, too slow, peers that went away.
+        std::atomic<std::uint64_t> reloads{0};
+        std::atomic<std::uint64_t> reloads_failed{0};
     };
 
     /// PEM files: the certificate, its chain after it, and its key. Errors: kInvalid, beginning

@@ -51,7 +51,6 @@ std::vector<std::string> subscriptions(const std::vector<std::string>& topics) {
 struct Parts {
     bus::Curve curve;
     std::unique_ptr<Access> access;
-    std::shared_ptr<tls::Server> tls;       // Null: plain.
     std::shared_ptr<SendBatch> send_batch;  // Null: none.
 };
 
@@ -59,6 +58,7 @@ struct Parts {
 struct Shared {
     Metrics metrics;
     std::shared_ptr<Occupancy> occupancy = std::make_shared<Occupancy>();
+    std::shared_ptr<tls::Server> tls = nullptr;  // Null: plain.
 };
 
 /// One io thread.
@@ -70,7 +70,7 @@ class Edge {
           shared_(shared),
           number_(number),
           access_(std::move(parts.access)),
-          tls_(std::move(parts.tls)),
+          tls_(shared.tls),
           upstream_(Random::from_system(), settings.edge.topics),
           hub_({.legacy_origin = settings.edge.legacy_origin,
                 .topics = settings.edge.topics,
@@ -102,7 +102,7 @@ class Edge {
                  .before_input = [this](Now now) { catch_up(now); }},
                 Random::from_system()),
           rest_({hub_, upstream_, wire_, *access_, http_counters_, shared.metrics,
-                 system_now().mono, labels(), tls_.get()}),
+                 system_now().mono, labels(), number == 0 ? tls_.get() : nullptr}),
           timer_(loop_, [this] { on_timer(); }),
           drain_timer_(loop_, [this] { check_drained(); }),
           metrics_timer_(loop_, [this] { update_metrics(); }),
@@ -146,6 +146,7 @@ class Edge {
             return connected.error();
         }
         if (number_ == 0) {
+            loop_.on_hangup([this] { reload(); });
             log_info("edge started",
                      {{"host", settings_.edge.host},
                       {"port", server_.port()},
@@ -156,7 +157,6 @@ class Edge {
                       {"feed", settings_.broker.feed}});
         }
         loop_.on_terminate([this] { drain(); });
-        loop_.on_hangup([this] { reload(); });
         return {};
     }
 
@@ -392,8 +392,8 @@ Result<std::shared_ptr<tls::Server>> make_tls(const EdgeSettings& edge) {
     return made;
 }
 
-/// Null where it is not wanted, or not to be had.
-Result<std::shared_ptr<SendBatch>> make_batch(const EdgeSettings& edge) {
+/// Null where it is not wanted, or not to be had; the first thread says so.
+Result<std::shared_ptr<SendBatch>> make_batch(const EdgeSettings& edge, bool first) {
     if (edge.io_uring == "off") {
         return std::shared_ptr<SendBatch>();
     }
@@ -405,13 +405,15 @@ Result<std::shared_ptr<SendBatch>> make_batch(const EdgeSettings& edge) {
         return Error{made.error().code, "edge.io_uring is \"on\": " + made.error().message +
                                             "; with \"auto\" it does without"};
     }
-    log_info("no io_uring: each client is sent to by a system call of its own",
-             {{"why", made.error().message}});
+    if (first) {
+        log_info("no io_uring: each client is sent to by a system call of its own",
+                 {{"why", made.error().message}});
+    }
     return std::shared_ptr<SendBatch>();
 }
 
 /// Of one thread. `exit_status`: of the process, where this fails.
-Result<Parts> make_parts(const Settings& settings, int& exit_status) {
+Result<Parts> make_parts(const Settings& settings, bool first, int& exit_status) {
     exit_status = kExitUsage;
     auto access = Access::make(settings.auth);
     if (!access) {
@@ -421,25 +423,27 @@ Result<Parts> make_parts(const Settings& settings, int& exit_status) {
     if (!curve) {
         return curve.error();
     }
-    auto tls = make_tls(settings.edge);
-    if (!tls) {
-        return tls.error();
-    }
     exit_status = kExitFailed;
-    auto batch = make_batch(settings.edge);
+    auto batch = make_batch(settings.edge, first);
     if (!batch) {
         return batch.error();
     }
-    return Parts{std::move(*curve), std::move(*access), std::move(*tls), std::move(*batch)};
+    return Parts{std::move(*curve), std::move(*access), std::move(*batch)};
 }
 
 /// Where it may listen, the settings have checked.
 int run_edge(const Settings& settings) {
     Shared shared;
+    auto tls = make_tls(settings.edge);
+    if (!tls) {
+        log_error(tls.error().message);
+        return kExitUsage;
+    }
+    shared.tls = std::move(*tls);
     std::vector<std::unique_ptr<Edge>> edges;
     for (unsigned number = 0; number < settings.edge.io_threads; ++number) {
         int exit_status = kExitOk;
-        auto parts = make_parts(settings, exit_status);
+        auto parts = make_parts(settings, number == 0, exit_status);
         if (!parts) {
             log_error(parts.error().message);
             return exit_status;

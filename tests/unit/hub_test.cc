@@ -786,6 +786,7 @@ TEST_F(HubTest, TheMoreClientsAnEdgeHasTheLongerTheirHintsAreSpreadWhenItEnds) {
         std::vector<Session*> all;
         for (std::size_t i = 0; i < clients; ++i) {
             all.push_back(&v1());
+            ++hub_->occupancy().clients;  // As the Wire counts them.
         }
         hub_->drain(clock_.now().mono, Millis{0}, clock_.now());
         std::vector<std::int64_t> hints;
