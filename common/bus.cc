@@ -17,6 +17,7 @@
 #include <mutex>
 #include <optional>
 #include <string_view>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <zmq.hpp>
@@ -596,17 +597,25 @@ Result<> Node::start() {
     sigset_t before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    impl_->thread = std::thread([impl = impl_.get()] {
-        try {
-            impl->run();
-        } catch (const std::exception& problem) {
-            log_error("the bus thread failed; ending", {{"what", std::string(problem.what())}});
-            std::terminate();  // A process without its bus is of no use: the supervisor restarts
-                               // it.
-        }
-    });
+    Result<> started;
+    try {
+        impl_->thread = std::thread([impl = impl_.get()] {
+            try {
+                impl->run();
+            } catch (const std::exception& problem) {
+                log_error("the bus thread failed; ending", {{"what", std::string(problem.what())}});
+                std::terminate();  // A process without its bus is of no use: the supervisor
+                                   // restarts it.
+            }
+        });
+    } catch (const std::system_error& problem) {
+        impl_->close();
+        started =
+            Error{Errc::kUnavailable, "no thread for the bus: " + std::string(problem.what()) +
+                                          " (ulimit -u, or pids.max of its group)"};
+    }
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    return {};
+    return started;
 }
 
 void Node::stop() {

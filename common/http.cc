@@ -717,7 +717,7 @@ struct Server::Impl : std::enable_shared_from_this<Server::Impl> {
           pause(loop, [this] { accept(); }) {}
 
     Result<> start();
-    static ErrorCode bind(tcp::acceptor& to, const tcp::endpoint& endpoint, bool share);
+    ErrorCode share_port();
     void accept();
     void on_accept(const ErrorCode& error, tcp::socket socket);
     void note_failure(const ErrorCode& error);
@@ -731,25 +731,11 @@ struct Server::Impl : std::enable_shared_from_this<Server::Impl> {
     std::uint64_t failures = 0;  // Of accept(), in a row.
 };
 
-ErrorCode Server::Impl::bind(tcp::acceptor& to, const tcp::endpoint& endpoint, bool share) {
-    ErrorCode error;
-    to.open(endpoint.protocol(), error);
-    if (!error) {
-        to.set_option(tcp::acceptor::reuse_address(true), error);
-    }
-    if (!error && share) {
-        const int on = 1;
-        if (::setsockopt(to.native_handle(), SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)) != 0) {
-            error.assign(errno, boost::system::system_category());
-        }
-    }
-    if (!error) {
-        to.set_option(tcp::no_delay(true), error);  // Linux: its connections have it, too.
-    }
-    if (!error) {
-        to.bind(endpoint, error);
-    }
-    return error;
+ErrorCode Server::Impl::share_port() {
+    const int on = 1;
+    return ::setsockopt(acceptor.native_handle(), SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)) == 0
+               ? ErrorCode()
+               : ErrorCode(errno, boost::system::system_category());
 }
 
 Result<> Server::Impl::start() {
@@ -760,15 +746,25 @@ Result<> Server::Impl::start() {
     shared->on_loopback = endpoint->address().is_loopback();
     ErrorCode error;
     const PortUse use = shared->options.port_use;
-    if (use == PortUse::kFirst) {  // What shares its port would not notice who has it, too.
-        tcp::acceptor alone(acceptor.get_executor());
-        error = bind(alone, *endpoint, false);
+    acceptor.open(endpoint->protocol(), error);
+    if (!error) {
+        acceptor.set_option(tcp::acceptor::reuse_address(true), error);
     }
     if (!error) {
-        error = bind(acceptor, *endpoint, use != PortUse::kAlone);
+        acceptor.set_option(tcp::no_delay(true), error);  // Linux: its connections have it, too.
+    }
+    if (!error && use == PortUse::kAlso) {
+        error = share_port();
+    }
+    if (!error) {
+        acceptor.bind(*endpoint, error);
     }
     if (!error) {
         acceptor.listen(kListenBacklog, error);
+    }
+    // Once it listens: what shares its port from the beginning does not notice who has it, too.
+    if (!error && use == PortUse::kFirst) {
+        error = share_port();
     }
     if (error) {
         ErrorCode ignored;

@@ -78,7 +78,7 @@ std::string address_key(std::string_view peer);
 /// gives each connection to one of them (SO_REUSEPORT).
 enum class PortUse : std::uint8_t {
     kAlone,
-    kFirst,  // Of several: fails where another program has the port, as kAlone does.
+    kFirst,  // Of several, to be started before them: fails where another program has the port.
     kAlso,
 };
 

@@ -324,6 +324,9 @@ bool Session::heard_http() const {
 // Server
 
 struct Server::Impl {
+    Impl(std::string certificate, std::string key)
+        : certificate_file(std::move(certificate)), key_file(std::move(key)) {}
+
     const std::string certificate_file;
     const std::string key_file;
     mutable std::mutex mutex;  // Of what follows.
@@ -333,8 +336,7 @@ struct Server::Impl {
 };
 
 Server::Server(std::string certificate_file, std::string key_file)
-    : impl_(new Impl{.certificate_file = std::move(certificate_file),
-                     .key_file = std::move(key_file)}) {}
+    : impl_(std::make_unique<Impl>(std::move(certificate_file), std::move(key_file))) {}
 Server::~Server() = default;
 
 Result<std::shared_ptr<Server>> Server::make(std::string certificate_file, std::string key_file) {

@@ -1,3 +1,5 @@
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -13,6 +15,9 @@ namespace {
 
 namespace asio = boost::asio;
 using error_code = boost::system::error_code;
+
+/// That may wait in a socket for the network, beside what is on its way.
+constexpr int kUnsentBytesMax = 64 << 10;
 
 /// Gives the socket what waits, as much as it takes. No error: all of it has left; would_block: the
 /// socket takes no more for now.
@@ -42,7 +47,11 @@ Client::Client(Wire::Impl& wire, http::Upgrade& upgrade, const Grant* grant)
     : wire_(wire),
       transport_(std::move(upgrade.transport)),
       address_(wire.hub.occupancy().addresses.take(http::address_key(upgrade.request.peer))),
-      user_(grant ? wire.hub.seat_for(*grant) : Tally::Seat{}) {}
+      user_(grant ? wire.hub.seat_for(*grant) : Tally::Seat{}) {
+    // The kernel would take megabytes for who does not read: values that no newer one can replace.
+    ::setsockopt(transport_.next_layer().native_handle(), IPPROTO_TCP, TCP_NOTSENT_LOWAT,
+                 &kUnsentBytesMax, sizeof(kUnsentBytesMax));
+}
 
 void Client::offer(SendBatch& batch, Now now) {
     if (session_ && !done_ && !failed_ && !waiting_ && !transport_.tls()) {

@@ -2,9 +2,13 @@
 // is an edge of its own on the one port, with a feed, a cache and clients (common/DECISIONS.md,
 // 13).
 #include <algorithm>
+#include <atomic>
+#include <exception>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -102,7 +106,7 @@ class Edge {
                  .before_input = [this](Now now) { catch_up(now); }},
                 Random::from_system()),
           rest_({hub_, upstream_, wire_, *access_, http_counters_, shared.metrics,
-                 system_now().mono, labels(), number == 0 ? tls_.get() : nullptr}),
+                 system_now().mono, tls_.get(), labels(), number == 0}),
           timer_(loop_, [this] { on_timer(); }),
           drain_timer_(loop_, [this] { check_drained(); }),
           metrics_timer_(loop_, [this] { update_metrics(); }),
@@ -147,17 +151,20 @@ class Edge {
         }
         if (number_ == 0) {
             loop_.on_hangup([this] { reload(); });
-            log_info("edge started",
-                     {{"host", settings_.edge.host},
-                      {"port", server_.port()},
-                      {"tls", tls_ != nullptr},
-                      {"tokens", access_->required() ? "required" : "not looked at"},
-                      {"io_threads", settings_.edge.io_threads},
-                      {"io_uring", wire_.options().batch != nullptr},
-                      {"feed", settings_.broker.feed}});
         }
         loop_.on_terminate([this] { drain(); });
         return {};
+    }
+
+    /// Of all threads.
+    void tell_start() const {
+        log_info("edge started", {{"host", settings_.edge.host},
+                                  {"port", server_.port()},
+                                  {"tls", tls_ != nullptr},
+                                  {"tokens", access_->required() ? "required" : "not looked at"},
+                                  {"io_threads", settings_.edge.io_threads},
+                                  {"io_uring", wire_.options().batch != nullptr},
+                                  {"feed", settings_.broker.feed}});
     }
 
     /// Until it has drained.
@@ -171,6 +178,9 @@ class Edge {
         loop_.run();
         bus_.stop();
     }
+
+    /// From any thread: run() returns, drained or not.
+    void stop() { loop_.stop(); }
 
     [[nodiscard]] std::uint16_t port() const { return server_.port(); }
 
@@ -345,12 +355,14 @@ class Edge {
         drain_by_ = now.mono + edge.drain_notice + over + kDrainRest;
         hub_.drain(now.mono + edge.drain_notice, over, now);
         finish(now);
+        rest_.update_metrics(now);
         check_drained();
     }
 
     void check_drained() {
         const Mono now = system_now().mono;
-        if (wire_.clients() == 0 || now >= drain_by_) {
+        if (shared_.occupancy->clients == 0 || now >= drain_by_) {  // All threads together.
+            rest_.update_metrics(system_now());
             server_.stop();
             wire_.abort_all();
             loop_.stop();
@@ -431,6 +443,38 @@ Result<Parts> make_parts(const Settings& settings, bool first, int& exit_status)
     return Parts{std::move(*curve), std::move(*access), std::move(*batch)};
 }
 
+/// Each on a thread, the first one on this. False: a problem has ended one, and so all.
+bool run_all(const std::vector<std::unique_ptr<Edge>>& edges) {
+    std::atomic<bool> good{true};
+    const auto end_all = [&](const std::exception& problem) {
+        log_error("ended by a problem", {{"what", std::string(problem.what())}});
+        good = false;
+        for (const auto& edge : edges) {
+            edge->stop();
+        }
+    };
+    const auto run = [&](Edge& edge) {
+        try {
+            edge.run();
+        } catch (const std::exception& problem) {
+            end_all(problem);
+        }
+    };
+    std::vector<std::thread> others;
+    try {
+        for (std::size_t i = 1; i < edges.size(); ++i) {
+            others.emplace_back(run, std::ref(*edges[i]));
+        }
+    } catch (const std::system_error& problem) {
+        end_all(problem);
+    }
+    run(*edges.front());
+    for (std::thread& other : others) {
+        other.join();
+    }
+    return good;
+}
+
 /// Where it may listen, the settings have checked.
 int run_edge(const Settings& settings) {
     Shared shared;
@@ -456,16 +500,10 @@ int run_edge(const Settings& settings) {
             return kExitFailed;
         }
     }
-    std::vector<std::thread> others;
-    for (std::size_t i = 1; i < edges.size(); ++i) {
-        others.emplace_back([&edge = *edges[i]] { edge.run(); });
-    }
-    edges.front()->run();
-    for (std::thread& other : others) {
-        other.join();
-    }
+    edges.front()->tell_start();
+    const bool good = run_all(edges);
     log_info("edge stopped");
-    return kExitOk;
+    return good ? kExitOk : kExitFailed;
 }
 
 /// Whether the keys can be used: the settings cannot tell.

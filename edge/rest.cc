@@ -14,6 +14,8 @@ constexpr std::string_view kStatePrefix = "/api/v1/state/";
 constexpr std::string_view kBreakers = "/api/v1/status/circuit-breaker";
 constexpr std::string_view kHealth = "/api/v1/health";
 constexpr std::string_view kReady = "/api/v1/ready";
+/// It was refused for a limit, and another thread's client has left since.
+constexpr std::string_view kFreeAgain = "a place has just become free: try again";
 
 http::Response error(int status, std::string_view message) {
     std::string body = "{";
@@ -37,7 +39,7 @@ void comma(std::string& out) {
 
 }  // namespace
 
-Rest::Rest(Parts parts) : parts_(parts), policy_(page_policy(page())) {}
+Rest::Rest(Parts parts) : parts_(std::move(parts)), policy_(page_policy(page())) {}
 
 http::Response Rest::answer(const http::Request& request, Now now) {
     http::Response response = route(request, now);
@@ -53,7 +55,7 @@ http::Response Rest::route(const http::Request& request, Now now) {
     if (path == "/ws" || path == "/ws/") {
         auto refused = parts_.wire.refusal(request);
         unauthorized_ += refused && refused->status == 401 ? 1u : 0u;
-        return refused ? *std::move(refused) : error(426, "Upgrade Required");
+        return refused ? *std::move(refused) : try_later(kFreeAgain);
     }
     if (path.size() > 1 && path.ends_with('/')) {
         path.remove_suffix(1);
@@ -81,7 +83,7 @@ http::Response Rest::route(const http::Request& request, Now now) {
     if (path == kEventsPath) {  // What is not refused was taken over before.
         auto refused = parts_.wire.refusal(request);
         unauthorized_ += refused && refused->status == 401 ? 1u : 0u;
-        return refused ? *std::move(refused) : error(503, "try again");
+        return refused ? *std::move(refused) : try_later(kFreeAgain);
     }
     if (path == "/" || path == "/index.html") {
         return page_response();
@@ -360,9 +362,11 @@ void Rest::update_metrics(Now now) {
     count("sigmacast_edge_unauthorized_total", "Requests and messages without a good token",
           unauthorized_ + hub.unauthorized);
     count("sigmacast_edge_expired_total", "Clients closed as their token had expired", hub.expired);
-    gauge("sigmacast_edge_waiting", "Connections, of all threads, that have to send a token yet",
-          static_cast<double>(parts_.hub.occupancy().waiting));
-    if (parts_.tls) {
+    if (parts_.first) {
+        gauge("sigmacast_edge_waiting", "Connections that have to send a token yet",
+              static_cast<double>(parts_.hub.occupancy().waiting));
+    }
+    if (parts_.first && parts_.tls) {
         const tls::Server::Counters& tls = parts_.tls->counters;
         gauge("sigmacast_edge_certificate_expires_timestamp_seconds",
               "When the certificate that is served expires, since 1970",

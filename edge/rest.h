@@ -34,8 +34,9 @@ class Rest {
         const http::ServerCounters& http;
         Metrics& metrics;
         Mono started;
-        Labels labels = {};                // Of each metric.
         const tls::Server* tls = nullptr;  // Null: plain.
+        Labels labels = {};                // Of each metric, where there are several threads.
+        bool first = true;                 // It tells what is not one thread's.
     };
 
     explicit Rest(Parts parts);

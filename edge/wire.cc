@@ -177,12 +177,6 @@ http::Response refusal(int status, std::string_view message) {
     return response;
 }
 
-http::Response try_later(std::string_view message) {
-    auto response = refusal(503, message);
-    response.headers.emplace_back("Retry-After", "5");
-    return response;
-}
-
 }  // namespace
 
 bool origin_allowed(std::string_view origin, std::string_view host,
@@ -255,6 +249,12 @@ std::optional<http::Response> denied_events(const http::Request& request, const 
     });
     return any ? std::nullopt
                : std::optional(refusal(403, "your token allows none of these types"));
+}
+
+http::Response try_later(std::string_view message) {
+    auto response = refusal(503, message);
+    response.headers.emplace_back("Retry-After", "5");
+    return response;
 }
 
 http::Response unauthorized(std::string_view problem) {

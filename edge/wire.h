@@ -7,8 +7,8 @@
 // nobody else does.
 //
 // Runs on: the loop. It decides nothing about topics or state. Bounds: clients_max connections; an
-// outbox of 64 frames and 256 KiB (or one frame) each, beyond which frames stay in the Session,
-// where they are conflated.
+// outbox of 64 frames and 256 KiB (or one frame) each, and 64 KiB that the kernel has not sent yet,
+// beyond which frames stay in the Session, where they are conflated.
 #pragma once
 
 #include <cstddef>
@@ -81,6 +81,9 @@ void add_answer_headers(http::Response& response, const http::Request& request,
 /// What a request for /ws is refused with; nullopt where it may be upgraded.
 std::optional<http::Response> refuse_upgrade(const http::Request& request,
                                              const WireOptions& options, std::size_t clients);
+
+/// 503, and when to come again.
+http::Response try_later(std::string_view message);
 
 /// 401; `problem`: what is wrong with the token that came, empty where none did.
 http::Response unauthorized(std::string_view problem);

@@ -6,6 +6,9 @@
 //                             everything), sigmacast.v1.json, NATS, MQTT 3.1.1
 //   --path /                  of the upgrade
 //   --topic bench             of `v1` and `publish`
+//   --topics 1                of more, bench.0, bench.1 and so on take the events in turns, and
+//   each
+//                             client subscribes to all (over 256: to "*")
 //   --subscribe 1|0           0: a client counts as connected once it is greeted, and says nothing
 //   --feed-fd F               an open descriptor (a socket, a pipe) that takes the events
 //   --feed lines|publish|post|nats|mqtt   and in which words: the payload, a line for `sigmacast
@@ -68,6 +71,7 @@ constexpr std::size_t kConnectingMax = 128;      // Unanswered handshakes at one
 constexpr std::size_t kFeedBytesMax = 1u << 20;  // Unsent; a feed that takes no more ends the run.
 constexpr int kReadyMax = 64;  // Sockets read between two looks at the feed's clock.
 constexpr std::int64_t kConnectNs = 60 * kSecondNs;
+constexpr std::uint64_t kNamesMax = 256;  // Of one subscribe.
 constexpr std::string_view kTopic = "bench";
 constexpr std::string_view kNumber = "\"bench_n\":";
 constexpr std::string_view kStamp = "\"bench_t\":";
@@ -88,6 +92,7 @@ struct Options {
     Speak speak = Speak::kRaw;
     std::string path = "/";
     std::string topic{kTopic};
+    std::uint64_t topics = 1;
     bool subscribe = true;
     int feed_fd = -1;
     Feed feed = Feed::kLines;
@@ -129,6 +134,11 @@ std::string mqtt_text(std::string_view text) {
         .append(text);
 }
 
+std::string topic_of(const Options& options, std::uint64_t n) {
+    return options.topics > 1 ? options.topic + '.' + std::to_string(n % options.topics)
+                              : options.topic;
+}
+
 /// One event as the server's feed takes it.
 std::string event_text(const Options& options, std::uint64_t n, std::int64_t at) {
     std::string data = "{";
@@ -140,7 +150,7 @@ std::string event_text(const Options& options, std::uint64_t n, std::int64_t at)
         case Feed::kLines:
             return data + "\n";
         case Feed::kPublish:
-            return R"({"type":")" + options.topic + R"(","data":)" + data + "}\n";
+            return R"({"type":")" + topic_of(options, n) + R"(","data":)" + data + "}\n";
         case Feed::kPost:
             return "POST " + options.feed_path +
                    " HTTP/1.1\r\nHost: bench\r\nContent-Length: " + std::to_string(data.size()) +
@@ -165,8 +175,15 @@ std::string subscription(const Options& options, const std::optional<Cursor>& re
         case Speak::kRaw:
             return {};
         case Speak::kV1: {
-            std::string text =
-                R"({"type":"subscribe","id":1,"data":{"types":[")" + options.topic + "\"]";
+            std::string text = R"({"type":"subscribe","id":1,"data":{"types":[)";
+            for (std::uint64_t i = 0; i < options.topics; ++i) {
+                if (options.topics > kNamesMax) {
+                    text += R"("*")";
+                    break;
+                }
+                text += (i > 0 ? ",\"" : "\"") + topic_of(options, i) + '"';
+            }
+            text += ']';
             if (resume) {
                 text += R"(,"resume":{"epoch":")" + resume->epoch + R"(","pos":)" +
                         std::to_string(resume->pos) + "}";
@@ -351,6 +368,10 @@ class Fanout {
         for (std::size_t i = 0; i < events; ++i) {
             add_event(now_ns());
             send_feed();
+            while (unsent_.size() > kFeedBytesMax / 2) {
+                step(kSecondNs / 100);
+                send_feed();
+            }
         }
         while (!unsent_.empty()) {
             step(kSecondNs / 100);
@@ -786,6 +807,8 @@ Options parse(int argc, char** argv) {
             options.path = value;
         } else if (name == "--topic") {
             options.topic = value;
+        } else if (name == "--topics") {
+            options.topics = std::stoull(value);
         } else if (name == "--subscribe") {
             options.subscribe = value != "0";
         } else if (name == "--feed-fd") {

@@ -63,6 +63,32 @@ def test_a_client_that_stops_reading_delays_no_other(make_cluster, engine, io_ur
         slow.cut()
 
 
+def waits_in_the_kernel(port, client):
+    """Bytes that a server's socket holds for one client, sent or not (/proc/net/tcp)."""
+    wanted = f"0100007F:{port:04X} 0100007F:{client._socket.getsockname()[1]:04X} "
+    with open("/proc/net/tcp", encoding="ascii") as table:
+        line, = [line for line in table if wanted in line]
+    return int(line.split()[4].split(":")[0], 16)
+
+
+@either_way
+def test_what_a_slow_client_has_yet_to_be_sent_waits_where_newer_values_replace_it(make_cluster, engine, io_uring):
+    engine.set(POLL, big_status(20_000))
+    cluster = make_cluster(engine, polls={POLL: {"interval": 0.02, "deadline": 0.5}}, edge_options={"io_uring": io_uring})
+    with cluster.v1(POLL) as good, cluster.v1(POLL, receive_buffer=4096) as slow:
+        good.wait(POLL)
+        slow.wait(POLL)
+        slow.stop_reading()
+        good.wait(lambda m: len(good.of(POLL)) >= 300, timeout=30)  # 6 MB.
+        assert waits_in_the_kernel(cluster.edge.port, slow) < 200_000, "beside one message, 64 KiB that are not on their way"
+        mark, newest = slow.mark, good.of(POLL)[-1]
+        slow.go_on_reading()
+        slow.wait(lambda m: m.type == POLL and m.pos >= newest.pos, timeout=15)
+        old = [m for m in slow.of(POLL, after=mark) if m.pos < newest.pos]
+        assert sum(m.bytes for m in old) < 1_000_000, "of 6 MB: what waited for it before newer values took its place"
+        assert slow.of("skipped", after=mark) and every_hole_is_told(slow) and rising(slow.messages)
+
+
 def test_a_client_that_pings_without_reading_kills_nothing(make_cluster, engine):
     cluster = make_cluster(engine, polls=[POLL])
     hostile = cluster.client(receive_buffer=4096, reading=False)

@@ -1,6 +1,7 @@
 """An edge with several io threads: one port, one set of limits, and whichever thread a client meets tells it the same."""
 
 import contextlib
+import http.client
 import json
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 
 import tokens
 from certificates import Authority
-from harness import BIN, clean_environment, get, parse_metrics, until
+from harness import BIN, PATIENCE, clean_environment, get, parse_metrics, until
 from ws_client import V1, Client, Refused
 
 POLL = "system.status"
@@ -132,6 +133,24 @@ def test_on_sigterm_every_thread_drains(make_cluster, engine):
     assert cluster.edge.log().count("edge stopped") == 1
 
 
+def test_a_thread_without_clients_goes_on_until_all_end(make_cluster, engine):
+    cluster = make_cluster(engine, polls=[POLL], edge_options={**TWO, "drain_notice": f"{2 * PATIENCE}s"})
+    with clients(cluster, 1, POLL), contextlib.ExitStack() as stack:
+        connections = [http.client.HTTPConnection("127.0.0.1", cluster.edge.port, timeout=5 * PATIENCE) for _ in range(MANY)]
+        for connection in connections:
+            stack.callback(connection.close)
+            connection.request("GET", "/api/v1/ready")
+            assert connection.getresponse().read()
+        cluster.edge.process.terminate()
+        until(lambda: "draining" in cluster.edge.log())
+        until(lambda: get(cluster.edge.port, "/api/v1/ready")[0] == 503)
+        for connection in connections:
+            connection.request("GET", "/api/v1/ready")
+            answer = connection.getresponse()
+            assert (answer.status, json.loads(answer.read())["status"]) == (503, "draining")
+    assert cluster.edge.process.wait(10 * PATIENCE) == 0
+
+
 def test_a_renewed_certificate_is_served_by_every_thread(make_cluster, engine, tmp_path):
     authority = Authority(tmp_path / "authority")
     issued = authority.issue("renewable")
@@ -154,3 +173,19 @@ def test_a_port_of_another_edge_is_refused_though_both_would_share_theirs(make_c
     assert again.returncode == 1 and "is in use by another program" in again.stdout + again.stderr
     with cluster.v1(POLL) as client:
         client.wait(is_live)
+
+
+def test_of_two_that_are_started_at_once_on_one_port_one_has_it(make_cluster, engine):
+    cluster = make_cluster(engine, polls=[POLL], edge_options=TWO)
+    cluster.edge.kill()
+    for _ in range(20):
+        both = [subprocess.Popen([BIN / "sigmacast-edge", "--config", cluster.edge.config_path], stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.PIPE, env=clean_environment(), cwd=cluster.folder) for _ in range(2)]
+        try:
+            until(lambda both=both: any(each.poll() is not None for each in both), what="one has ended")
+            loser, = [each for each in both if each.poll() is not None]
+            assert loser.returncode == 1 and b"is in use by another program" in loser.stderr.read()
+        finally:
+            for each in both:
+                each.kill()
+                each.communicate()

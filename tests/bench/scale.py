@@ -1,0 +1,107 @@
+#!/usr/bin/python3
+"""Whether a delivery costs the same however many clients and topics there are: /usr/bin/python3 tests/bench/scale.py [BIN]
+
+clients    50,000 deliveries a second to 100, 1,000, 5,000 and 15,000 clients.
+topics     1,000 clients, 100 events a second, which take turns over 1, 10, 100 and 1,000 topics that everybody watches (the
+           last by "*").
+unwatched  20,000 events as fast as they go, over 1, 100 and 1,000 topics that nobody watches: CPU of the edge for each event.
+
+Told is the edge's CPU (user and system), the median of --runs runs, in turns; of the first of each row by ratio.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import resource
+import statistics
+import sys
+import tempfile
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(HERE.parent / "integration"))
+sys.path.insert(0, str(HERE))
+
+parser = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__)
+parser.add_argument("bin", nargs="?", default=str(HERE.parent.parent / "build" / "release" / "bin"))
+parser.add_argument("--runs", type=int, default=3)
+parser.add_argument("--seconds", type=float, default=4)
+parser.add_argument("--only", help="of clients,topics,unwatched")
+options = parser.parse_args()
+os.environ["SIGMACAST_BIN"] = options.bin
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+
+import peers  # noqa: E402  (the folder of the programs has to be known first)
+from compare import MESSAGE_BYTES, Clients, cpu_ns  # noqa: E402
+from harness import until  # noqa: E402
+
+UNWATCHED = 20_000
+
+
+def with_edge(measure):
+    peers.Edge.options = {"clients_max": 20_000, "client_subscriptions_max": 1000}
+    peers.Edge.feeders_core = 1
+    with tempfile.TemporaryDirectory(prefix="sigmacast-bench-") as folder:
+        os.sched_setaffinity(0, {1})
+        with peers.pinned(0):
+            edge = peers.Edge(folder)
+        try:
+            return measure(edge)
+        finally:
+            edge.stop()
+
+
+def delivery(clients, rate, topics):
+    def measure(edge):
+        with Clients(peers, edge, clients, options.seconds, bytes=MESSAGE_BYTES - edge.envelope, topics=topics) as those:
+            told = those.ask("connect")
+            assert not told["failed"], told
+            those.ask(f"run 0.6 {rate} 1")
+            used = cpu_ns(edge.pids)
+            told = those.ask(f"run {options.seconds} {rate} 1")
+            used = cpu_ns(edge.pids) - used
+            assert told["delivered"] == told["expected"] and not told["gaps"], told
+            return used / 1000 / told["delivered"]
+    return with_edge(measure)
+
+
+def unwatched(topics):
+    def measure(edge):
+        lines = "".join(json.dumps({"type": f"quiet.{n % topics}", "data": {"n": n, "padding": "x" * 150}}) + "\n"
+                        for n in range(UNWATCHED))
+        used = cpu_ns(edge.pids)
+        done = edge.cluster.command("publish", "--config", edge.cluster.command_config("quiet"), "--origin", "quiet", input=lines)
+        assert done.returncode == 0, done.stderr
+        until(lambda: edge.cluster.edge.metrics()["sigmacast_edge_pos"] >= UNWATCHED, 30, "the edge has them all")
+        return (cpu_ns(edge.pids) - used) / 1000 / UNWATCHED
+    return with_edge(measure)
+
+
+def row(name, unit, cases):
+    """cases: [(what, function)]"""
+    found = {what: [] for what, _ in cases}
+    for _ in range(options.runs):
+        for what, measure in cases:
+            found[what].append(measure())
+    first = statistics.median(found[cases[0][0]])
+    for what, values in found.items():
+        median = statistics.median(values)
+        print(f"{name}: {what}: {median:.2f} us {unit} ({min(values):.2f} to {max(values):.2f}), {median / first:.2f} of the first",
+              flush=True)
+
+
+def main():
+    print(f"load average {os.getloadavg()[0]:.1f}")
+    rows = {
+        "clients": ("a delivery", [(f"{count:,} clients", lambda count=count: delivery(count, 50_000 / count, 1))
+                                   for count in (100, 1000, 5000, 15_000)]),
+        "topics": ("a delivery", [(f"{count:,} topics", lambda count=count: delivery(1000, 100, count)) for count in (1, 10, 100, 1000)]),
+        "unwatched": ("an event", [(f"{count:,} topics", lambda count=count: unwatched(count)) for count in (1, 100, 1000)]),
+    }
+    for name, (unit, cases) in rows.items():
+        if not options.only or name in options.only.split(","):
+            row(name, unit, cases)
+
+
+main()
