@@ -222,7 +222,9 @@ class Chaos:
             _, said = await self.publisher.communicate(lines.encode())
             if self.publisher.returncode == 0:
                 self.acked.update(numbers)
-            elif self.publisher.returncode != -signal.SIGKILL:
+            else:
+                self.judge.ended("notes")
+            if self.publisher.returncode not in (0, -signal.SIGKILL):
                 self.judge.counts["publish: not durable in its time"] += 1
                 self.judge.counts["publish said: " + said.decode().strip().splitlines()[-1][:150]] += 1
             self.publisher, self.busy = None, False
@@ -296,6 +298,8 @@ class Chaos:
     def _gone(self, process, program, fault, told):
         if program is None:
             return (lambda: None), told
+        if hasattr(program, "origin"):
+            self.judge.ended(program.origin)
         self.down.add(program)
 
         def again():

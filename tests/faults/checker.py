@@ -27,6 +27,7 @@ NO_STREAM = {"hello", "subscribed", "tick", "heartbeat", "skipped", "connection_
 PARSED_MAX = 20_000   # Messages kept parsed, twice.
 TRACE = 300           # Messages kept of each client, for a failure.
 PROBLEMS_MAX = 200    # Told; more are counted.
+ENDED_MAX = 60        # Seconds; a broker that is away hears of the next one later.
 
 
 @dataclasses.dataclass
@@ -104,7 +105,12 @@ class Judge:
         self.numbers = {}    # (origin, topic, key): newest in the log
         self.last_pos = 0
         self.known = {}      # (origin, topic, seq): as in seen, of all rows: a snapshot may repeat an old one
+        self.ends = {}       # origin: when a program of it ended last, killed or told to
         self._new, self._old = {}, {}
+
+    def ended(self, origin):
+        """What that program alone had is lost with it; the log may say so, within ENDED_MAX."""
+        self.ends[origin] = time.time()
 
     def wrong(self, rule, who, what, trace=None):
         self.problem_count += 1
@@ -202,6 +208,10 @@ class Judge:
                 self.wrong("log", "the log", f"{stream}: {seq} after {self.last_seq.get(stream, 0)}")
             self.last_seq[stream] = row.get("lost_to", seq) if kind == "gap" else seq
             if kind == "gap":
+                if row.get("why", "").endswith("were lost before the broker") and \
+                        time.time() - self.ends.get(row["origin"], 0) < ENDED_MAX:
+                    self.counts["gap rows, of producers that ended with what they had"] += 1
+                    continue
                 self.counts["gap rows"] += 1
                 self.wrong("gap", "the log", f"{stream} lost {seq} to {row['lost_to']}: {row.get('why')}")
                 continue

@@ -88,7 +88,7 @@ def good(count=20):
     return [hello(), subscribed(), *told], [row(message) for message in told]
 
 
-def judged(sessions, rows, horizon=10_000):
+def judged(sessions, rows, horizon=10_000, ended=None):
     """The rules that one client's sessions break, in order."""
     judge = checker.Judge({"nas": Engine()}, checker.Rules(interval=0.1, slack=0.2))
     watch = checker.Watch(judge, "it", ["*"])
@@ -96,6 +96,8 @@ def judged(sessions, rows, horizon=10_000):
         watch.connected()
         for message in messages:
             watch.message(json.dumps(message).encode(), NOW + 60)
+    if ended:
+        judge.ended(ended)
     judge.rows(rows)
     watch.settled(horizon)
     return [problem["rule"] for problem in judge.problems]
@@ -155,6 +157,9 @@ def test_the_checker_sees_what_the_log_lacks_has_twice_or_lost():
     assert "log" in judged([messages], [*rows, rows[-1]])
     gap = {"pos": 500, "kind": "gap", "type": "note.made", "origin": "notes", "seq": 21, "lost_to": 25}
     assert "gap" in judged([messages], [*rows, gap])
+    of_the_ended = {**gap, "why": "5 events were lost before the broker"}
+    assert "gap" in judged([messages], [*rows, of_the_ended]), "none has"
+    assert judged([messages], [*rows, of_the_ended], ended="notes") == []
 
 
 def test_the_checker_sees_a_tail_and_a_beginning_that_never_came():

@@ -178,6 +178,8 @@ def test_who_comes_back_with_an_id_gets_what_it_missed_and_nothing_twice(make_cl
     cluster = make_cluster(engine, polls=[POLL], edges=2)
     publish = publisher(cluster)
     publish(1)
+    for edge in cluster.edges:
+        until(lambda edge=edge: get(edge.port, "/api/v1/state/note")[0] == 200, what="the edge has heard of the topic")
     got, last_id = [], None
     for round_, edge in enumerate((0, 0, 1, 0, 1, 1)):
         with Events(cluster.edges[edge].port, "note", POLL, last_event_id=last_id) as events:
