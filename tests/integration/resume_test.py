@@ -59,6 +59,7 @@ def test_every_event_since_comes_from_the_ring_of_its_edge(quiet):
     publish(cluster, range(3))
     cursor = bookmark(cluster)
     publish(cluster, range(3, 8))
+    bookmark(cluster)
     with cluster.v1() as witness:
         assert "resume" in witness.hello.data["features"]
     with back(cluster, cursor) as client:
