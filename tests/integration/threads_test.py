@@ -176,16 +176,20 @@ def test_a_port_of_another_edge_is_refused_though_both_would_share_theirs(make_c
 
 
 def test_of_two_that_are_started_at_once_on_one_port_one_has_it(make_cluster, engine):
+    """Or none: where both begin to listen at the very same moment the system may refuse both."""
     cluster = make_cluster(engine, polls=[POLL], edge_options=TWO)
     cluster.edge.kill()
+    refused = 0
     for _ in range(20):
         both = [subprocess.Popen([BIN / "sigmacast-edge", "--config", cluster.edge.config_path], stdout=subprocess.DEVNULL,
                                  stderr=subprocess.PIPE, env=clean_environment(), cwd=cluster.folder) for _ in range(2)]
         try:
             until(lambda both=both: any(each.poll() is not None for each in both), what="one has ended")
-            loser, = [each for each in both if each.poll() is not None]
-            assert loser.returncode == 1 and b"is in use by another program" in loser.stderr.read()
+            for loser in (each for each in both if each.poll() is not None):
+                assert loser.returncode == 1 and b"is in use by another program" in loser.stderr.read()
+                refused += 1
         finally:
             for each in both:
                 each.kill()
                 each.communicate()
+    assert 20 <= refused < 40, "else nobody ever has it"
