@@ -26,6 +26,7 @@ def publish(cluster, data, times=1):
     line = json.dumps({"type": "alert", "data": data}) + "\n"
     done = cluster.command("publish", "--config", cluster.command_config(), "--origin", "script", input=line * times)
     assert done.returncode == 0, done.stderr
+    cluster.settle()
 
 
 def count(cluster, name):

@@ -379,6 +379,14 @@ class Cluster:
         client.subscribed = client.subscribe(*topics) if topics else None
         return client
 
+    def settle(self, timeout=1):
+        """Until each edge has what the broker has committed: it may come a moment after its publisher was told. One that is cut off, or
+        tells nothing without a token, is waited for in vain."""
+        committed = self.broker.metrics()["sigmacast_broker_pos"]
+        for edge in self.edges:
+            with contextlib.suppress(AssertionError):
+                until(lambda edge=edge: get(edge.port, "/api/v1/health", tls=self.tls)[2]["pos"] >= committed, timeout / PATIENCE)
+
     def state(self, topic=None, edge=0):
         status, _, body = get(self.edges[edge].port, "/api/v1/state" + (f"/{topic}" if topic else ""), tls=self.tls)
         assert status == 200, f"HTTP {status}: {body}"

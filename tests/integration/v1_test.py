@@ -176,6 +176,7 @@ def test_publishing_again_does_not_call_live_what_an_earlier_publish_left(cluste
         done = cluster.command("publish", "--config", cluster.command_config(), "--origin", "script", "--kind", "state",
                                input=line)
         assert done.returncode == 0, done.stderr
+        cluster.settle()
 
     def qualities(topic):
         return {value["key"]: value["quality"] for value in cluster.state(topic)["values"]}
