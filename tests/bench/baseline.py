@@ -13,28 +13,21 @@ CPU is user and system time of the process, from /proc/<pid>/stat. The load clie
 in the figures, but it takes cores away from what is measured.
 """
 
-import argparse
 import datetime
 import json
 import os
 import pathlib
 import platform
-import subprocess
-import sys
 import tempfile
 import time
 
-HERE = pathlib.Path(__file__).resolve().parent
-sys.dont_write_bytecode = True
-sys.path.insert(0, str(HERE))
+import script
 
-parser = argparse.ArgumentParser()
-parser.add_argument("bin", nargs="?", default=str(HERE.parent.parent / "build" / "release" / "bin"))
+parser = script.parser(__doc__)
 parser.add_argument("--clients", type=int, default=1000)
 parser.add_argument("--seconds", type=float, default=10)
 parser.add_argument("--events", type=int, default=2000)
-options = parser.parse_args()
-os.environ["SIGMACAST_BIN"] = options.bin
+options = script.options(parser)
 
 from clients import PADDING, Clients, Feed  # noqa: E402  (the folder of the programs has to be known first)
 from harness import Cluster, until  # noqa: E402

@@ -10,30 +10,19 @@ burst     200,000 events by `sigmacast publish` as fast as they go: how many a s
 replay    10,000 events that a client missed, from an edge that has none of them: from `subscribe` until the last one is there.
 """
 
-import argparse
 import contextlib
 import json
 import os
 import pathlib
 import statistics
-import sys
 import tempfile
 import time
 
-HERE = pathlib.Path(__file__).resolve().parent
-sys.dont_write_bytecode = True
-sys.path.insert(0, str(HERE.parent / "integration"))
-sys.path.insert(0, str(HERE))
+import script
 
-PARTS = ("rest", "start", "latency", "polls", "burst", "replay")
-parser = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__)
-parser.add_argument("bin", nargs="?", default=str(HERE.parent.parent / "build" / "release" / "bin"))
-parser.add_argument("--only", help="of " + ",".join(PARTS))
+parser = script.parser(__doc__, ("rest", "start", "latency", "polls", "burst", "replay"))
 parser.add_argument("--seconds", type=float, default=60, help="of rest; a sixth of it of latency and polls")
-options = parser.parse_args()
-if wrong := set((options.only or PARTS[0]).split(",")) - set(PARTS):
-    parser.error(f"there is no part {', '.join(wrong)}; there are {', '.join(PARTS)}")
-os.environ["SIGMACAST_BIN"] = options.bin
+options = script.options(parser)
 
 import peers  # noqa: E402  (the folder of the programs has to be known first)
 from clients import Clients as LoadClients  # noqa: E402
@@ -179,7 +168,7 @@ def replay():
 
 def main():
     print(f"load average {os.getloadavg()[0]:.1f}")
-    for name in (options.only or ",".join(PARTS)).split(","):
+    for name in options.only:
         globals()[name]()
 
 

@@ -9,28 +9,17 @@ unwatched  20,000 events as fast as they go, over 1, 100 and 1,000 topics that n
 Told is the edge's CPU (user and system), the median of --runs runs, in turns; of the first of each row by ratio.
 """
 
-import argparse
 import json
 import os
-import pathlib
-import resource
 import statistics
-import sys
 import tempfile
 
-HERE = pathlib.Path(__file__).resolve().parent
-sys.dont_write_bytecode = True
-sys.path.insert(0, str(HERE.parent / "integration"))
-sys.path.insert(0, str(HERE))
+import script
 
-parser = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__)
-parser.add_argument("bin", nargs="?", default=str(HERE.parent.parent / "build" / "release" / "bin"))
+parser = script.parser(__doc__, ("clients", "topics", "unwatched"))
 parser.add_argument("--runs", type=int, default=3)
 parser.add_argument("--seconds", type=float, default=4)
-parser.add_argument("--only", help="of clients,topics,unwatched")
-options = parser.parse_args()
-os.environ["SIGMACAST_BIN"] = options.bin
-resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+options = script.options(parser)
 
 import peers  # noqa: E402  (the folder of the programs has to be known first)
 from compare import MESSAGE_BYTES, Clients, cpu_ns  # noqa: E402
@@ -100,7 +89,7 @@ def main():
         "unwatched": ("an event", [(f"{count:,} topics", lambda count=count: unwatched(count)) for count in (1, 100, 1000)]),
     }
     for name, (unit, cases) in rows.items():
-        if not options.only or name in options.only.split(","):
+        if name in options.only:
             row(name, unit, cases)
 
 

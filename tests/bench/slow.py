@@ -8,41 +8,29 @@ trickle  One client that takes 1 kB/s of 200 keys, of which each is new 10 times
          reads all it can: whether it stays connected, how old its newest values are a second later, and what it was told.
 """
 
-import argparse
 import contextlib
 import json
 import os
-import pathlib
-import resource
 import select
-import socket
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 
-HERE = pathlib.Path(__file__).resolve().parent
-sys.dont_write_bytecode = True
-sys.path.insert(0, str(HERE.parent / "integration"))
-sys.path.insert(0, str(HERE))
+import script
 
-parser = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__)
-parser.add_argument("bin", nargs="?", default=str(HERE.parent.parent / "build" / "release" / "bin"))
+parser = script.parser(__doc__, ("others", "memory", "trickle"))
 parser.add_argument("--pairs", type=int, default=3)
 parser.add_argument("--readers", type=int, default=9000)
 parser.add_argument("--stuck", type=int, default=1000)
 parser.add_argument("--trickle", type=float, default=20)
-parser.add_argument("--only", help="of others,memory,trickle")
-options = parser.parse_args()
-os.environ["SIGMACAST_BIN"] = options.bin
-resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+options = script.options(parser)
 
 import peers  # noqa: E402  (the folder of the programs has to be known first)
 from compare import Clients, memory  # noqa: E402
 from harness import BIN, clean_environment, until  # noqa: E402
-from ws_client import TEXT, V1, Raw, frame  # noqa: E402
+from ws_client import TEXT, Raw, frame  # noqa: E402
 
 EVENTS, EVENT_BYTES = 2000, 1000
 KEYS, HERTZ = 200, 10
@@ -188,7 +176,7 @@ def trickle():
 def main():
     print(f"load average {os.getloadavg()[0]:.1f}")
     for name, measure in (("others", others), ("memory", backlog), ("trickle", trickle)):
-        if not options.only or name in options.only.split(","):
+        if name in options.only:
             measure()
 
 

@@ -10,28 +10,21 @@ yield   The same machine with one core and with two. One: an edge with one threa
         each with a topic of its own, on both cores. Deliveries a second: two cores by one.
 """
 
-import argparse
 import contextlib
 import os
-import pathlib
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 
-HERE = pathlib.Path(__file__).resolve().parent
-sys.dont_write_bytecode = True
-sys.path.insert(0, str(HERE.parent / "integration"))
-sys.path.insert(0, str(HERE))
+import script
 
-parser = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__)
-parser.add_argument("bin", nargs="?", default=str(HERE.parent.parent / "build" / "release" / "bin"))
+parser = script.parser(__doc__)
 parser.add_argument("--pairs", type=int, default=5)
 parser.add_argument("--seconds", type=float, default=4)
 parser.add_argument("--clients", type=int, default=1000)
-options = parser.parse_args()
-os.environ["SIGMACAST_BIN"] = options.bin
+options = script.options(parser)
 
 import peers  # noqa: E402  (the folder of the programs has to be known first)
 from compare import MESSAGE_BYTES, Clients, cpu_ns  # noqa: E402

@@ -6,23 +6,16 @@ BIN (default build/release/bin), connects a client of each kind, all subscribed 
 what comes once the state is there, pings left out. Shown are bytes scaled to an hour, and how much less than for a plain client that is.
 """
 
-import argparse
 import contextlib
-import os
 import pathlib
-import sys
 import tempfile
 import time
 
-HERE = pathlib.Path(__file__).resolve().parent
-sys.dont_write_bytecode = True
-sys.path.insert(0, str(HERE.parent / "integration"))
+import script
 
-parser = argparse.ArgumentParser()
-parser.add_argument("bin", nargs="?", default=str(HERE.parent.parent / "build" / "release" / "bin"))
+parser = script.parser(__doc__)
 parser.add_argument("--seconds", type=float, default=120)
-options = parser.parse_args()
-os.environ["SIGMACAST_BIN"] = options.bin
+options = script.options(parser)
 
 from fault_engine import FaultEngine, captured, ok  # noqa: E402  (the folder of the programs has to be known first)
 from harness import Cluster, until  # noqa: E402
