@@ -120,7 +120,7 @@ def chosen(options, peers, parser):
             parser.error(f"there is no server {name}; there are {', '.join(peers.SERVERS)}, edge@BIN")
         servers[name] = peers.edge_of(other) if other else peers.SERVERS[kind]
     peers.Edge.options = dict(setting(text, parser) for text in options.edge_set)
-    peers.Edge.feeders_core = options.client_core
+    peers.Edge.feeders_cores = (options.client_core,)
     if {"nchan", "ws", "nats", "mosquitto"} & set(servers):
         done = subprocess.run([PROJECT / "ops" / "setup", "bench"], check=False)
         if done.returncode:
@@ -175,13 +175,14 @@ def ticks(pids):
     return sum(int(field[11]) for field in fields), sum(int(field[12]) for field in fields)
 
 
-def memory(pids):
-    """What is the processes' own: anonymous memory and shared memory, without files and without the kernel's buffers."""
+def memory(pids, names=("Anonymous", "Pss_Shmem")):
+    """What is the processes' own: anonymous memory and shared memory, without files and without the kernel's buffers. Or other
+    rows of smaps_rollup."""
     total = 0
     for pid in pids:
         for line in pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines():
             name, _, value = line.partition(":")
-            if name in ("Anonymous", "Pss_Shmem"):
+            if name in names:
                 total += int(value.split()[0]) * 1024
     return total
 

@@ -6,6 +6,8 @@
     server.client  options of sigmacast-bench-fanout for its clients, server.feed for its feed (server.feed_fd)
     server.stop()
 
+    with an_edge(io_threads=2) as edge: ...  # The edge alone, in a folder of its own.
+
 Each server is one process on one core, as it is by default but for what a note at its class names. What feeds it (for the
 edge: `sigmacast publish` and the broker) is not counted.
 """
@@ -17,6 +19,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 sys.dont_write_bytecode = True
@@ -34,10 +37,10 @@ class Missing(Exception):
 
 
 @contextlib.contextmanager
-def pinned(core):
-    """What is started meanwhile stays on this core."""
+def pinned(*cores):
+    """What is started meanwhile stays on these cores."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, cores)
     try:
         yield
     finally:
@@ -164,7 +167,7 @@ class Edge:
     envelope = 165
     options = {}  # Of the table [edge], from --edge-set.
     binary = "sigmacast-edge"
-    feeders_core = None  # Set by compare.py.
+    feeders_cores = ()  # Set by compare.py and an_edge().
 
     def __init__(self, folder):
         self.cluster = Cluster(folder, None, start=False, edge_options=self.options, log_level="warn")
@@ -173,7 +176,7 @@ class Edge:
         edge.binary = self.binary
         try:
             edge.start(ready=False)
-            with pinned(self.feeders_core):
+            with pinned(*self.feeders_cores):
                 self.cluster.broker.start()
                 with open(self.cluster.folder / "publish.log", "wb") as log:
                     self.publisher = subprocess.Popen(
@@ -211,6 +214,19 @@ class Edge:
             self.publisher.wait()
             self.publisher.stdin.close()
         self.cluster.stop()
+
+
+@contextlib.contextmanager
+def an_edge(cores=(0,), feeders_cores=(1,), **settings):
+    """An edge with these settings on `cores`, what feeds it on others; both end with the block."""
+    Edge.options, Edge.feeders_cores = settings, feeders_cores
+    with tempfile.TemporaryDirectory(prefix="sigmacast-bench-") as folder:
+        with pinned(*cores):
+            edge = Edge(folder)
+        try:
+            yield edge
+        finally:
+            edge.stop()
 
 
 def edge_of(folder):

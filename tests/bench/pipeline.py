@@ -13,7 +13,6 @@ replay    10,000 events that a client missed, from an edge that has none of them
 import contextlib
 import json
 import os
-import pathlib
 import statistics
 import tempfile
 import time
@@ -27,7 +26,7 @@ options = script.options(parser)
 import peers  # noqa: E402  (the folder of the programs has to be known first)
 from clients import Clients as LoadClients  # noqa: E402
 from clients import Feed  # noqa: E402
-from compare import MESSAGE_BYTES, Clients, cpu_ns  # noqa: E402
+from compare import MESSAGE_BYTES, Clients, cpu_ns, memory  # noqa: E402
 from fault_engine import FaultEngine, ok  # noqa: E402
 from harness import Cluster, until  # noqa: E402
 from ws_client import V1  # noqa: E402
@@ -40,13 +39,6 @@ def a_cluster(engine, **more):
             yield cluster
 
 
-def pss(pid):
-    for line in pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) / 1024
-    return 0
-
-
 def rest():
     engine = FaultEngine().start()
     with a_cluster(engine, edges=2, interval=5, deadline=3, health=5) as cluster, contextlib.ExitStack() as stack:
@@ -57,10 +49,10 @@ def rest():
         time.sleep(options.seconds)
         used = {program.name: (cpu_ns([program.process.pid]) - before[program.name]) / 1e7 / options.seconds
                 for program in cluster.programs}
-        memory = {program.name: pss(program.process.pid) for program in cluster.programs}
+        held = {program.name: memory([program.process.pid], ["Pss"]) / 2**20 for program in cluster.programs}
     engine.stop()
-    print(f"rest: {sum(used.values()):.2f} % of a core (goal 1), {sum(memory.values()):.1f} MiB (goal 60): "
-          + ", ".join(f"{name} {used[name]:.2f} %, {memory[name]:.1f} MiB" for name in used), flush=True)
+    print(f"rest: {sum(used.values()):.2f} % of a core (goal 1), {sum(held.values()):.1f} MiB (goal 60): "
+          + ", ".join(f"{name} {used[name]:.2f} %, {held[name]:.1f} MiB" for name in used), flush=True)
 
 
 def start():
@@ -140,27 +132,23 @@ def burst():
 
 def replay():
     count, seconds, broker = 10_000, [], []
-    with tempfile.TemporaryDirectory(prefix="sigmacast-bench-") as folder:
-        peers.Edge.feeders_core = min(os.sched_getaffinity(0))
-        edge = peers.Edge(folder)
-        try:
-            for _ in range(5):
-                with Clients(peers, edge, 1, 60, bytes=MESSAGE_BYTES - edge.envelope) as client:
-                    client.ask("connect")
-                    client.ask("run 0.2 50 1")
-                    client.ask("leave")
-                    before = edge.broker_counts("committed")
-                    client.ask(f"feed {count}")
-                    until(lambda: edge.broker_counts("committed") >= before + count, 30, "they are in the log")
-                    edge.restart(before + count)
-                    pid = edge.cluster.broker.process.pid
-                    used = cpu_ns([pid])
-                    told = client.ask("return 1")
-                    broker.append((cpu_ns([pid]) - used) / 1e6)
-                    assert told["delivered"] == told["expected"] and not told["gaps"], told
-                    seconds.append(told["seconds"] * 1000)
-        finally:
-            edge.stop()
+    cores = os.sched_getaffinity(0)
+    with peers.an_edge(cores, (min(cores),)) as edge:
+        for _ in range(5):
+            with Clients(peers, edge, 1, 60, bytes=MESSAGE_BYTES - edge.envelope) as client:
+                client.ask("connect")
+                client.ask("run 0.2 50 1")
+                client.ask("leave")
+                before = edge.broker_counts("committed")
+                client.ask(f"feed {count}")
+                until(lambda: edge.broker_counts("committed") >= before + count, 30, "they are in the log")
+                edge.restart(before + count)
+                pid = edge.cluster.broker.process.pid
+                used = cpu_ns([pid])
+                told = client.ask("return 1")
+                broker.append((cpu_ns([pid]) - used) / 1e6)
+                assert told["delivered"] == told["expected"] and not told["gaps"], told
+                seconds.append(told["seconds"] * 1000)
     print(f"replay: {count:,} events of {MESSAGE_BYTES} bytes by an edge that was started anew to its client: "
           f"{statistics.median(seconds):.0f} ms ({min(seconds):.0f} to {max(seconds):.0f}; goal 20 to the edge), of which the broker takes "
           f"{statistics.median(broker):.0f} ms of CPU", flush=True)

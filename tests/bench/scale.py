@@ -12,7 +12,6 @@ Told is the edge's CPU (user and system), the median of --runs runs, in turns; o
 import json
 import os
 import statistics
-import tempfile
 
 import script
 
@@ -26,45 +25,31 @@ from compare import MESSAGE_BYTES, Clients, cpu_ns  # noqa: E402
 from harness import until  # noqa: E402
 
 UNWATCHED = 20_000
-
-
-def with_edge(measure):
-    peers.Edge.options = {"clients_max": 20_000, "client_subscriptions_max": 1000}
-    peers.Edge.feeders_core = 1
-    with tempfile.TemporaryDirectory(prefix="sigmacast-bench-") as folder:
-        os.sched_setaffinity(0, {1})
-        with peers.pinned(0):
-            edge = peers.Edge(folder)
-        try:
-            return measure(edge)
-        finally:
-            edge.stop()
+SETTINGS = {"clients_max": 20_000, "client_subscriptions_max": 1000}
 
 
 def delivery(clients, rate, topics):
-    def measure(edge):
-        with Clients(peers, edge, clients, options.seconds, bytes=MESSAGE_BYTES - edge.envelope, topics=topics) as those:
-            told = those.ask("connect")
-            assert not told["failed"], told
-            those.ask(f"run 0.6 {rate} 1")
-            used = cpu_ns(edge.pids)
-            told = those.ask(f"run {options.seconds} {rate} 1")
-            used = cpu_ns(edge.pids) - used
-            assert told["delivered"] == told["expected"] and not told["gaps"], told
-            return used / 1000 / told["delivered"]
-    return with_edge(measure)
+    with peers.an_edge(**SETTINGS) as edge, Clients(peers, edge, clients, options.seconds, bytes=MESSAGE_BYTES - edge.envelope,
+                                                    topics=topics) as those:
+        told = those.ask("connect")
+        assert not told["failed"], told
+        those.ask(f"run 0.6 {rate} 1")
+        used = cpu_ns(edge.pids)
+        told = those.ask(f"run {options.seconds} {rate} 1")
+        used = cpu_ns(edge.pids) - used
+        assert told["delivered"] == told["expected"] and not told["gaps"], told
+        return used / 1000 / told["delivered"]
 
 
 def unwatched(topics):
-    def measure(edge):
-        lines = "".join(json.dumps({"type": f"quiet.{n % topics}", "data": {"n": n, "padding": "x" * 150}}) + "\n"
-                        for n in range(UNWATCHED))
+    lines = "".join(json.dumps({"type": f"quiet.{n % topics}", "data": {"n": n, "padding": "x" * 150}}) + "\n"
+                    for n in range(UNWATCHED))
+    with peers.an_edge(**SETTINGS) as edge:
         used = cpu_ns(edge.pids)
         done = edge.cluster.command("publish", "--config", edge.cluster.command_config("quiet"), "--origin", "quiet", input=lines)
         assert done.returncode == 0, done.stderr
         until(lambda: edge.cluster.edge.metrics()["sigmacast_edge_pos"] >= UNWATCHED, 30, "the edge has them all")
         return (cpu_ns(edge.pids) - used) / 1000 / UNWATCHED
-    return with_edge(measure)
 
 
 def row(name, unit, cases):
@@ -82,6 +67,7 @@ def row(name, unit, cases):
 
 def main():
     print(f"load average {os.getloadavg()[0]:.1f}")
+    os.sched_setaffinity(0, {1})  # Clients, too: the edge is on core 0.
     rows = {
         "clients": ("a delivery", [(f"{count:,} clients", lambda count=count: delivery(count, 50_000 / count, 1))
                                    for count in (100, 1000, 5000, 15_000)]),

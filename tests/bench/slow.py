@@ -8,13 +8,11 @@ trickle  One client that takes 1 kB/s of 200 keys, of which each is new 10 times
          reads all it can: whether it stays connected, how old its newest values are a second later, and what it was told.
 """
 
-import contextlib
 import json
 import os
 import select
 import statistics
 import subprocess
-import tempfile
 import threading
 import time
 
@@ -32,22 +30,9 @@ from compare import Clients, memory  # noqa: E402
 from harness import BIN, clean_environment, until  # noqa: E402
 from ws_client import TEXT, Raw, frame  # noqa: E402
 
+SETTINGS = {"clients_max": 20_000}
 EVENTS, EVENT_BYTES = 2000, 1000
 KEYS, HERTZ = 200, 10
-
-
-@contextlib.contextmanager
-def an_edge(**more):
-    peers.Edge.options = {"clients_max": 20_000, **more}
-    peers.Edge.feeders_core = 1
-    with tempfile.TemporaryDirectory(prefix="sigmacast-bench-") as folder:
-        os.sched_setaffinity(0, {1})
-        with peers.pinned(0):
-            edge = peers.Edge(folder)
-        try:
-            yield edge
-        finally:
-            edge.stop()
 
 
 def subscribed(port, topic, **more):
@@ -63,7 +48,7 @@ def stuck(port, count):
 
 
 def p99_of_others(with_stuck):
-    with an_edge() as edge, Clients(peers, edge, options.readers, 60, bytes=1000) as readers:
+    with peers.an_edge(**SETTINGS) as edge, Clients(peers, edge, options.readers, 60, bytes=1000) as readers:
         readers.ask("connect")
         those = stuck(edge.port, options.stuck) if with_stuck else []
         readers.ask("run 4 5 1")  # The kernel's room for those is full by then.
@@ -92,7 +77,7 @@ def feed(edge, clients, events):
 
 
 def backlog():
-    with an_edge() as edge, Clients(peers, edge, 1, 60, bytes=EVENT_BYTES - edge.envelope) as reader:
+    with peers.an_edge(**SETTINGS) as edge, Clients(peers, edge, 1, 60, bytes=EVENT_BYTES - edge.envelope) as reader:
         reader.ask("connect")
         those = stuck(edge.port, options.stuck)
         before = memory(edge.pids)
@@ -143,7 +128,7 @@ def publish_state(edge, stop):
 
 def trickle():
     stop = threading.Event()
-    with an_edge() as edge:
+    with peers.an_edge(**SETTINGS) as edge:
         feed = threading.Thread(target=publish_state, args=(edge, stop))
         feed.start()
         client = subscribed(edge.port, "state", receive_buffer=4096)
@@ -175,6 +160,7 @@ def trickle():
 
 def main():
     print(f"load average {os.getloadavg()[0]:.1f}")
+    os.sched_setaffinity(0, {1})  # Clients, too: the edge is on core 0.
     for name, measure in (("others", others), ("memory", backlog), ("trickle", trickle)):
         if name in options.only:
             measure()

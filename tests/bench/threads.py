@@ -15,7 +15,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 
 import script
@@ -51,17 +50,7 @@ class Feed:
 
 def run(threads, cores, processes, command):
     """(deliveries a second, us of the edge a delivery) of so many processes of clients at once."""
-    peers.Edge.options = {"io_threads": threads}
-    peers.Edge.feeders_core = cores[0]
-    with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="sigmacast-bench-"))
-        os.sched_setaffinity(0, cores)
-        stack.callback(os.sched_setaffinity, 0, CORES)
-        edge = peers.Edge(folder)
-        stack.callback(edge.stop)
-        for pid in (*edge.pids, edge.cluster.broker.process.pid):
-            for task in os.listdir(f"/proc/{pid}/task"):
-                os.sched_setaffinity(int(task), cores)
+    with peers.pinned(*cores), peers.an_edge(cores, cores, io_threads=threads) as edge, contextlib.ExitStack() as stack:
         feeds = [Feed(edge, f"bench{number}") for number in range(processes)]
         those = []
         for feed in feeds:
