@@ -27,7 +27,7 @@ options = script.options(parser)
 
 import peers  # noqa: E402  (the folder of the programs has to be known first)
 from compare import Clients, memory  # noqa: E402
-from harness import BIN, clean_environment, until  # noqa: E402
+from harness import BIN, clean_environment, until, waits_in_the_kernel  # noqa: E402
 from ws_client import TEXT, Raw, frame  # noqa: E402
 
 SETTINGS = {"clients_max": 20_000}
@@ -101,14 +101,6 @@ def backlog():
               f"{(memory(edge.pids) - before) / 2**20:.1f} MiB more than before they came to wait", flush=True)
         for client in those:
             client.socket.close()
-
-
-def waits_in_the_kernel(port):
-    """{client's port: bytes that the server's sockets hold}"""
-    with open("/proc/net/tcp", encoding="ascii") as table:
-        rows = [line.split() for line in table]
-    return {int(row[2].split(":")[1], 16): int(row[4].split(":")[0], 16)
-            for row in rows if row[1] == f"0100007F:{port:04X}" and row[3] == "01"}
 
 
 def publish_state(edge, stop):

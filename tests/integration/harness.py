@@ -94,6 +94,14 @@ def get(port, path, method="GET", headers=None, body=None, timeout=5, tls=None):
         connection.close()
 
 
+def waits_in_the_kernel(port):
+    """{client's port: bytes that the server's socket holds for it, sent or not} (/proc/net/tcp)."""
+    with open("/proc/net/tcp", encoding="ascii") as table:
+        rows = [line.split() for line in table]
+    return {int(row[2].split(":")[1], 16): int(row[4].split(":")[0], 16)
+            for row in rows if row[1] == f"0100007F:{port:04X}" and row[3] == "01"}
+
+
 def parse_time(text):
     """Seconds since 1970 of an RFC 3339 time in UTC."""
     found = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?Z", text)

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from fault_engine import FaultEngine, big_status, captured, ok, status, ticking_system_status
-from harness import PATIENCE, TOO_SLOW, get, parse_time, until
+from harness import PATIENCE, TOO_SLOW, get, parse_time, until, waits_in_the_kernel
 from seccomp import forbid, io_uring_allowed
 from ws_client import V1, rising
 
@@ -63,14 +63,6 @@ def test_a_client_that_stops_reading_delays_no_other(make_cluster, engine, io_ur
         slow.cut()
 
 
-def waits_in_the_kernel(port, client):
-    """Bytes that a server's socket holds for one client, sent or not (/proc/net/tcp)."""
-    wanted = f"0100007F:{port:04X} 0100007F:{client._socket.getsockname()[1]:04X} "
-    with open("/proc/net/tcp", encoding="ascii") as table:
-        line, = [line for line in table if wanted in line]
-    return int(line.split()[4].split(":")[0], 16)
-
-
 @either_way
 def test_what_a_slow_client_has_yet_to_be_sent_waits_where_newer_values_replace_it(make_cluster, engine, io_uring):
     engine.set(POLL, big_status(20_000))
@@ -80,7 +72,8 @@ def test_what_a_slow_client_has_yet_to_be_sent_waits_where_newer_values_replace_
         slow.wait(POLL)
         slow.stop_reading()
         good.wait(lambda m: len(good.of(POLL)) >= 300, timeout=30)  # 6 MB.
-        assert waits_in_the_kernel(cluster.edge.port, slow) < 200_000, "beside one message, 64 KiB that are not on their way"
+        held = waits_in_the_kernel(cluster.edge.port)[slow._socket.getsockname()[1]]
+        assert held < 200_000, "beside one message, 64 KiB that are not on their way"
         mark, newest = slow.mark, good.of(POLL)[-1]
         slow.go_on_reading()
         slow.wait(lambda m: m.type == POLL and m.pos >= newest.pos, timeout=15)
