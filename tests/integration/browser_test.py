@@ -1,6 +1,5 @@
 """The page in a real browser: it connects, shows what is live, says what is old, and comes back. Skipped without Chromium."""
 
-import json
 import re
 import time
 
@@ -82,9 +81,7 @@ def test_without_its_edge_the_page_keeps_what_it_knows_and_connects_again(page, 
 
 def test_what_happened_while_its_edge_was_away_is_among_the_recent_events(page, cluster):
     def note(*words):
-        done = cluster.command("publish", "--config", cluster.command_config(), "--origin", "script", input="".join(
-            json.dumps({"type": "note", "data": {"word": word}}) + "\n" for word in words))
-        assert done.returncode == 0, done.stderr
+        cluster.publish(({"type": "note", "data": {"word": word}} for word in words), "--origin", "script")
 
     def shown():
         return re.findall(r"note Word (\w+)", " ".join(page.text("ol.events").split()))
@@ -148,8 +145,7 @@ def test_markup_in_a_value_is_shown_as_text(make_cluster, engine):
     hostile = "<img src=x onerror=document.title='owned'><script>document.title='owned'</script>"
     engine.set("storage.pools.list", ok({"pools": [{**POOLS["pools"][0], "name": hostile, "state": hostile}]}))
     cluster = make_cluster(engine)
-    message = {"type": hostile.replace(" ", "/"), "key": hostile, "kind": "state", "data": {hostile: hostile}}
-    cluster.command("publish", "--config", cluster.command_config(), input=json.dumps(message)).check_returncode()
+    cluster.publish([{"type": hostile.replace(" ", "/"), "key": hostile, "kind": "state", "data": {hostile: hostile}}])
     with Page(f"http://127.0.0.1:{cluster.edge.port}/") as page:
         page.until("document.body.innerText.includes('onerror=')")
         assert page.evaluate("document.querySelectorAll('img').length") == 0

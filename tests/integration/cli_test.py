@@ -14,15 +14,9 @@ from ws_client import rising
 POLL = "system.status"
 
 
-def publish(cluster, lines, *options, name="command"):
-    return cluster.command("publish", "--config", cluster.command_config(name), *options,
-                           input="".join(json.dumps(line) + "\n" for line in lines))
-
-
 def test_a_thousand_published_lines_are_durable_and_arrive_in_order(cluster):
     with cluster.v1("note") as client:
-        done = publish(cluster, [{"type": "note", "data": {"n": n}} for n in range(1000)], "--origin", "script")
-        assert done.returncode == 0, done.stderr
+        done = cluster.publish(({"type": "note", "data": {"n": n}} for n in range(1000)), "--origin", "script")
         assert "1000" in done.stdout + done.stderr
         assert "durable" in done.stdout + done.stderr
         client.wait(lambda m: m.type == "note" and m.data["n"] == 999, timeout=15)
@@ -36,18 +30,15 @@ def test_a_thousand_published_lines_are_durable_and_arrive_in_order(cluster):
 def test_publishing_again_goes_on_above(cluster):
     with cluster.v1("note") as client:
         for n in range(2):
-            done = publish(cluster, [{"type": "note", "data": {"n": n}}], "--origin", "script")
-            assert done.returncode == 0, done.stderr
+            cluster.publish([{"type": "note", "data": {"n": n}}], "--origin", "script")
         client.wait(lambda m: m.type == "note" and m.data["n"] == 1)
         assert [(m.data["n"], m.seq) for m in client.of("note")] == [(0, 1), (1, 2)]
 
 
 def test_published_state_has_a_key_and_is_stale_once_the_publisher_is_gone(cluster):
     with cluster.v1("lamp") as client:
-        done = publish(cluster, [{"type": "lamp", "key": "hall", "data": {"on": True}},
-                                 {"type": "lamp", "key": "attic", "data": {"on": False}}],
-                       "--origin", "script", "--kind", "state")
-        assert done.returncode == 0, done.stderr
+        cluster.publish([{"type": "lamp", "key": "hall", "data": {"on": True}}, {"type": "lamp", "key": "attic", "data": {"on": False}}],
+                        "--origin", "script", "--kind", "state")
         value = client.wait(lambda m: m.type == "lamp" and m["key"] == "attic")
         assert value.data["on"] is False
         stale = client.wait(lambda m: m.type == "transition" and m.data["topic"] == "lamp" and m["quality"] == "stale",
@@ -75,7 +66,7 @@ def test_a_bad_line_is_named_and_the_good_ones_are_published(cluster):
 
 def test_publish_without_a_broker_says_so_and_fails(make_cluster, engine):
     cluster = make_cluster(engine, start=False)
-    done = publish(cluster, [{"type": "note", "data": {}}], "--timeout", "1s")
+    done = cluster.command("publish", "--config", cluster.command_config(), "--timeout", "1s", input='{"type":"note","data":{}}\n')
     assert done.returncode == 1
     assert done.stderr.strip()
 
@@ -111,7 +102,7 @@ def log_rows(cluster, *options):
 
 
 def test_the_log_is_read_by_topic_and_range_while_the_broker_runs(cluster):
-    assert publish(cluster, [{"type": "note", "data": {"n": n}} for n in range(20)], "--origin", "script").returncode == 0
+    cluster.publish(({"type": "note", "data": {"n": n}} for n in range(20)), "--origin", "script")
     rows = log_rows(cluster, "--topic", "note")
     assert [row["data"]["n"] for row in rows] == list(range(20))
     positions = [row["pos"] for row in rows]
@@ -172,8 +163,7 @@ def test_tail_goes_on_where_it_was_when_its_edge_was_away(make_cluster, engine):
     cluster = make_cluster(engine, polls={POLL: {"interval": 0.05, "deadline": 0.5}})
 
     def note(*numbers):
-        done = publish(cluster, [{"type": "note", "data": {"n": n}} for n in numbers], "--origin", "script")
-        assert done.returncode == 0, done.stderr
+        cluster.publish(({"type": "note", "data": {"n": n}} for n in numbers), "--origin", "script")
     process = cluster.command_start("tail", f"ws://127.0.0.1:{cluster.edge.port}/ws", "--json", "--for",
                                     f"{int(20 * PATIENCE)}s")
     lines, read = [], threading.Thread(target=lambda: lines.extend(iter(process.stdout.readline, "")))
@@ -280,7 +270,7 @@ def test_a_disk_that_refuses_shows_in_status_and_in_publish(cluster):
     assert seen.returncode == 1
     broker = next(line for line in seen.stdout.splitlines() if line.startswith("broker"))
     assert "not durable: the disk refuses, see the log" in broker
-    done = publish(cluster, [{"type": "note", "data": {}}], "--timeout", "1s")
+    done = cluster.command("publish", "--config", cluster.command_config(), "--timeout", "1s", input='{"type":"note","data":{}}\n')
     assert done.returncode == 1
     assert "has not made everything durable" in done.stderr and "sigmacast status" in done.stderr
     assert "Is it running?" not in done.stderr

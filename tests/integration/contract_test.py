@@ -433,9 +433,7 @@ class Causes:
     def drop(self):
         deaf = self.cluster.client(receive_buffer=4096, reading=False)
         deaf.send({"type": "subscribe", "types": ["flood"]})
-        lines = "".join(json.dumps({"type": "flood", "data": {"n": n, "x": "x" * 60_000}}) + "\n" for n in range(200))
-        done = self.cluster.command("publish", "--config", self.cluster.command_config(), "--origin", "script", input=lines)
-        assert done.returncode == 0, done.stderr
+        self.cluster.publish(({"type": "flood", "data": {"n": n, "x": "x" * 60_000}} for n in range(200)), "--origin", "script")
         self.old.wait("connection_error", timeout=15)
         deaf.cut()
 

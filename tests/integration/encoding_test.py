@@ -23,10 +23,7 @@ def is_value(message):
 
 
 def publish(cluster, data, times=1):
-    line = json.dumps({"type": "alert", "data": data}) + "\n"
-    done = cluster.command("publish", "--config", cluster.command_config(), "--origin", "script", input=line * times)
-    assert done.returncode == 0, done.stderr
-    cluster.settle()
+    cluster.publish([{"type": "alert", "data": data}] * times, "--origin", "script")
 
 
 def count(cluster, name):

@@ -145,7 +145,7 @@ class Program:
         self.before_exec = None  # Called in the process that becomes the program.
 
     def start(self, ready=True, timeout=10):
-        assert self.process is None or self.process.poll() is not None, f"{self.name} is running"
+        assert not self.running, f"{self.name} is running"
         self.config_path.write_text(self.config["text"]())
         with open(self.log_path, "ab") as log:
             log.write(f"--- start {time.strftime('%H:%M:%S')}\n".encode())
@@ -157,6 +157,10 @@ class Program:
         if ready:
             self.wait_ready(timeout)
         return self
+
+    @property
+    def running(self):
+        return self.process is not None and self.process.poll() is None
 
     def wait_ready(self, timeout=10):
         def ready():
@@ -192,7 +196,7 @@ class Program:
 
     def kill(self):
         """kill -9; returns when the process is gone."""
-        if self.process is not None and self.process.poll() is None:
+        if self.running:
             self.process.kill()
             self.process.wait()
 
@@ -206,7 +210,7 @@ class Program:
         """SIGTERM; returns the exit status."""
         if self.process is None:
             return None
-        if self.process.poll() is None:
+        if self.running:
             self.thaw()
             self.process.terminate()
         return self.process.wait(timeout * PATIENCE)
@@ -388,10 +392,10 @@ class Cluster:
         return client
 
     def settle(self, timeout=1):
-        """Until each edge has what the broker has committed: it may come a moment after its publisher was told. One that is cut off, or
-        tells nothing without a token, is waited for in vain."""
+        """Until each edge that runs has what the broker has committed: it may come a moment after its publisher was told. One that
+        is cut off, or tells nothing without a token, is waited for in vain."""
         committed = self.broker.metrics()["sigmacast_broker_pos"]
-        for edge in self.edges:
+        for edge in [edge for edge in self.edges if edge.running]:
             with contextlib.suppress(AssertionError):
                 until(lambda edge=edge: get(edge.port, "/api/v1/health", tls=self.tls)[2]["pos"] >= committed, timeout / PATIENCE)
 
@@ -428,6 +432,14 @@ class Cluster:
                               text=True, timeout=timeout * PATIENCE, cwd=self.folder,
                               env={**clean_environment(), **(environment or {})})
 
+    def publish(self, events, *options):
+        """`sigmacast publish OPTIONS` of events, or of lines as they are: durable, and known to the edges, when it returns."""
+        lines = events if isinstance(events, str) else "".join(json.dumps(event) + "\n" for event in events)
+        done = self.command("publish", "--config", self.command_config(), *options, input=lines, timeout=60)
+        assert done.returncode == 0, done.stderr
+        self.settle()
+        return done
+
     def command_start(self, *arguments):
         return subprocess.Popen([str(BIN / "sigmacast"), *map(str, arguments)], stdin=subprocess.DEVNULL,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=clean_environment(),
@@ -440,7 +452,6 @@ def show_logs():
     for cluster in clusters:
         for program in cluster.programs:
             lines = program.log().splitlines()
-            alive = program.process is not None and program.process.poll() is None
-            parts.append(f"--- {program.name} ({'running' if alive else 'ended'}, port {program.port}), the last of "
+            parts.append(f"--- {program.name} ({'running' if program.running else 'ended'}, port {program.port}), the last of "
                          f"{len(lines)} lines\n" + "\n".join(lines[-40:]))
     return "\n".join(parts)

@@ -312,9 +312,7 @@ def test_a_message_larger_than_a_clients_queue_closes_nobody(make_cluster, engin
         for client in (everything, one):
             note = client.wait(lambda m: m.type == "skipped" and m.data["topic"] == "scheduler.metrics", timeout=15)
             assert note.data["why"] == "too_large"
-        line = '{"type":"note","data":{"pad":"%s"}}' % ("p" * (4_194_290 - 33))
-        done = cluster.command("publish", "--config", cluster.command_config(), input=line + "\n")
-        assert done.returncode == 0, done.stderr
+        cluster.publish('{"type":"note","data":{"pad":"%s"}}\n' % ("p" * (4_194_290 - 33)))
         note = everything.wait(lambda m: m.type == "skipped" and m.data["topic"] == "note", timeout=15)
         assert note.data["why"] == "too_large"
         assert old.request({"type": "ping"}, "pong")
@@ -332,10 +330,7 @@ def test_a_message_larger_than_a_clients_queue_closes_nobody(make_cluster, engin
 
 def test_however_much_state_is_published_an_edge_that_starts_gets_a_snapshot(make_cluster, engine):
     cluster = make_cluster(engine, polls=[POLL])
-    lines = "".join('{"type":"big","kind":"state","key":"k%d","data":{"pad":"%s"}}\n' % (i, "p" * 1_000_000)
-                    for i in range(80))
-    done = cluster.command("publish", "--config", cluster.command_config(), input=lines, timeout=60)
-    assert done.returncode == 0, done.stderr
+    cluster.publish({"type": "big", "kind": "state", "key": f"k{i}", "data": {"pad": "p" * 1_000_000}} for i in range(80))
     metrics = until(lambda: (m := cluster.broker.metrics())["sigmacast_broker_refused_values_total"] >= 20 and m)
     assert metrics["sigmacast_broker_state_bytes"] <= 48 << 20
     assert "too many bytes of state" in cluster.broker.log()

@@ -264,11 +264,10 @@ def test_a_database_that_comes_back_older_is_a_new_log_and_nothing_that_follows_
         return {"n": number}
     engine.set("agents.scheduler.metrics", ok(count))
     cluster = make_cluster(engine, polls=["agents.scheduler.metrics"])
-    config, database = cluster.command_config(), str(cluster.database)
+    database = str(cluster.database)
 
     def publish(*events):
-        lines = "".join(json.dumps({"type": "ev", "data": {"n": n}}) + "\n" for n in events)
-        assert cluster.command("publish", "--config", config, input=lines).returncode == 0
+        cluster.publish({"type": "ev", "data": {"n": n}} for n in events)
 
     with cluster.v1("*") as client, cluster.add_edge().start() and cluster.v1("*", edge=1) as other:
         publish(*range(5))

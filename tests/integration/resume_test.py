@@ -1,6 +1,5 @@
 """Clients that were away: every event since, from any edge, or word of what is lost."""
 
-import json
 import shutil
 
 import pytest
@@ -20,10 +19,7 @@ def quiet(make_cluster):
 
 
 def publish(cluster, numbers, topic="note"):
-    lines = "".join(json.dumps({"type": topic, "data": {"n": n}}) + "\n" for n in numbers)
-    done = cluster.command("publish", "--config", cluster.command_config(), "--origin", "script", input=lines, timeout=60)
-    assert done.returncode == 0, done.stderr
-    cluster.settle()
+    cluster.publish(({"type": topic, "data": {"n": n}} for n in numbers), "--origin", "script")
 
 
 def committed(cluster):

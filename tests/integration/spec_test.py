@@ -111,9 +111,7 @@ def scripted_engine():
 
 
 def publish(cluster, *lines, kind="event"):
-    done = cluster.command("publish", "--config", cluster.command_config(), "--origin", "script", "--kind", kind,
-                           input="".join(json.dumps(line) + "\n" for line in lines))
-    assert done.returncode == 0, done.stderr
+    cluster.publish(lines, "--origin", "script", "--kind", kind)
 
 
 def big_status(size):

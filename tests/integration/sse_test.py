@@ -3,7 +3,6 @@
 import base64
 import contextlib
 import json
-import os
 import socket
 import subprocess
 import threading
@@ -12,7 +11,7 @@ import time
 import pytest
 
 from certificates import Authority
-from fault_engine import FaultEngine, big_status, status, ticking_system_status
+from fault_engine import big_status
 from harness import PATIENCE, TOO_SLOW, Cluster, get, until
 from sse_client import PATH, Events
 from tokens import SECRET, token
@@ -160,10 +159,7 @@ def publisher(cluster):
 
     def publish(number, topic="note"):
         numbers = range(count[0] + 1, count[0] + number + 1)
-        done = cluster.command("publish", "--config", cluster.command_config(), "--origin", "script", input="".join(
-            json.dumps({"type": topic, "data": {"n": n}}) + "\n" for n in numbers))
-        assert done.returncode == 0, done.stderr
-        cluster.settle()
+        cluster.publish(({"type": topic, "data": {"n": n}} for n in numbers), "--origin", "script")
         count[0] += number
         return list(range(1, count[0] + 1))
     return publish

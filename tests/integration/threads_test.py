@@ -38,10 +38,7 @@ def of_threads(cluster, name):
 
 
 def publish(cluster, count, first=1):
-    lines = "".join(json.dumps({"type": "note", "data": {"n": n}}) + "\n" for n in range(first, first + count))
-    done = cluster.command("publish", "--config", cluster.command_config(), input=lines)
-    assert done.returncode == 0, done.stderr
-    cluster.settle()
+    cluster.publish({"type": "note", "data": {"n": n}} for n in range(first, first + count))
 
 
 def notes(client):

@@ -471,10 +471,7 @@ def test_a_reader_that_stalls_delays_no_other(make_cluster, engine, authority):
 
 def test_five_megabytes_of_state_arrive_whole(make_cluster, engine, authority):
     cluster = make_cluster(engine, polls=[POLL], tls=authority)
-    lines = "".join(json.dumps({"type": "big", "kind": "state", "key": f"k{i}", "data": {"pad": f"{i}" * 500_000}}) + "\n"
-                    for i in range(10))
-    done = cluster.command("publish", "--config", cluster.command_config(), input=lines)
-    assert done.returncode == 0, done.stderr
+    cluster.publish({"type": "big", "kind": "state", "key": f"k{i}", "data": {"pad": f"{i}" * 500_000}} for i in range(10))
     with cluster.v1("big") as client:
         client.wait(lambda m: len(client.of("big")) >= 10, timeout=15)
         assert {m["key"]: m.data["pad"] for m in client.of("big")} == {f"k{i}": f"{i}" * 500_000 for i in range(10)}

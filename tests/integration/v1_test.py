@@ -1,6 +1,5 @@
 """Clients with the subprotocol sigmacast.v1.json: hello, subscribed, values, ticks, transitions."""
 
-import json
 
 from fault_engine import ok, captured, status, ticking_system_status
 from harness import PATIENCE, parse_time, until
@@ -172,11 +171,7 @@ def test_breaker_state_is_published_as_state(shared):
 
 def test_publishing_again_does_not_call_live_what_an_earlier_publish_left(cluster):
     def publish(topic, key):
-        line = json.dumps({"type": topic, "key": key, "data": {"on": True}}) + "\n"
-        done = cluster.command("publish", "--config", cluster.command_config(), "--origin", "script", "--kind", "state",
-                               input=line)
-        assert done.returncode == 0, done.stderr
-        cluster.settle()
+        cluster.publish([{"type": topic, "key": key, "data": {"on": True}}], "--origin", "script", "--kind", "state")
 
     def qualities(topic):
         return {value["key"]: value["quality"] for value in cluster.state(topic)["values"]}
