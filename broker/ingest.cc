@@ -474,7 +474,17 @@ Ingest::Stream* Ingest::stream_of(Origin& origin, const std::string& topic) {
     if (const auto found = origin.streams.find(topic); found != origin.streams.end()) {
         return &found->second;
     }
-    if (streams_ >= kStreamsMax || !check_name("topic", topic)) {
+    if (!check_name("topic", topic)) {
+        return nullptr;
+    }
+    if (streams_ >= kStreamsMax) {
+        if (!std::exchange(full_logged_, true)) {
+            log_error(
+                "no more topics are taken: of what is sent under other names nothing becomes "
+                "durable; "
+                "use fewer topics, with keys",
+                {{"topics", streams_}, {"origin", origin.name}, {"topic", topic}});
+        }
         return nullptr;
     }
     ++streams_;

@@ -1,5 +1,5 @@
-// The ZeroMQ adapter: one thread owns all the sockets of a process and hands what arrives to the
-// loop in batches. It decides nothing and keeps no order between sockets.
+// The ZeroMQ adapter: a Node's thread owns its sockets and hands what arrives to the loop in
+// batches. It decides nothing and keeps no order between sockets.
 //
 // Every socket has a high-water mark, a message size limit, heartbeats and a short reconnect. At a
 // mark ZeroMQ drops silently: the sequenced stream (sequence.h) finds and repairs what is lost, so

@@ -120,24 +120,21 @@ void Writer::map(std::string_view name, Writer value) {
 }
 
 std::string Writer::finish() && {
-    std::string bytes;
-    bytes.reserve(members_.size() + 5);
-    Sink sink{bytes};
+    std::string head;
+    Sink sink{head};
     Packer(sink).pack_map(count_);
-    bytes += members_;
-    return bytes;
+    return std::move(members_.insert(0, head));
 }
 
-msgpack::object_handle unpack(std::string_view bytes, std::string_view where, UnpackLimits limits) {
+Unpacked::Unpacked(std::string_view bytes, std::string_view where, UnpackLimits limits) {
     const msgpack::unpack_limit bounds(limits.array_max, kMapMax, kTextMax, kTextMax, 0, kDepthMax);
     try {
         std::size_t end = 0;
-        msgpack::object_handle handle =
-            msgpack::unpack(bytes.data(), bytes.size(), end, by_reference, nullptr, bounds);
+        object_ =
+            msgpack::unpack(zone_, bytes.data(), bytes.size(), end, by_reference, nullptr, bounds);
         if (end != bytes.size()) {
             throw Failure{{Errc::kInvalid, std::string(where) + ": bytes follow the msgpack map"}};
         }
-        return handle;
     } catch (const msgpack::size_overflow& e) {
         throw Failure{{Errc::kTooLarge, std::string(where) + ": over a limit: " + e.what()}};
     } catch (const msgpack::unpack_error& e) {
@@ -171,8 +168,10 @@ void Reader::check_version() const {
 }
 
 const msgpack::object* Reader::find(std::string_view name) const {
+    // Names begin differently, mostly: what does not is compared whole.
     for (const msgpack::object_kv& member : *map_) {
-        if (view(member.key) == name) {
+        const std::string_view other = view(member.key);
+        if (other.size() == name.size() && other.front() == name.front() && other == name) {
             return &member.val;
         }
     }

@@ -3,7 +3,7 @@
 // alone, since it includes msgpack.
 //
 // A Reader throws Failure at the first member that is not what it should be; decode() catches it
-// and returns the Error. It refers to the bytes that were given to unpack(), which must outlive it.
+// and returns the Error. It refers to an Unpacked, and that to its bytes, which must outlive it.
 #pragma once
 
 #include <cstdint>
@@ -38,6 +38,7 @@ void pack_text(Packer& packer, std::string_view text);
 /// false).
 class Writer {
  public:
+    Writer() { members_.reserve(kUsualBytes); }
     void text(std::string_view name, std::string_view value);
     void number(std::string_view name, std::uint64_t value);
     void flag(std::string_view name, bool value);
@@ -83,19 +84,32 @@ class Writer {
     [[nodiscard]] std::string finish() &&;
 
  private:
+    static constexpr std::size_t kUsualBytes = 192;  // Of a header; it grows where it has to.
+
     void member(std::string_view name, std::string_view value_bytes);
 
     std::string members_;
     std::uint32_t count_ = 0;
 };
 
-/// Bounds for unpack().
 struct UnpackLimits {
     std::size_t array_max = 65'536;
 };
 
-/// One map and nothing after it. Throws Failure.
-msgpack::object_handle unpack(std::string_view bytes, std::string_view where, UnpackLimits limits);
+/// One map and nothing after it.
+class Unpacked {
+ public:
+    /// Throws Failure.
+    Unpacked(std::string_view bytes, std::string_view where, UnpackLimits limits = {});
+    [[nodiscard]] const msgpack::object& object() const { return object_; }
+
+ private:
+    // What a header needs: by default it is 8 KiB, which no allocator has at hand.
+    static constexpr std::size_t kZoneBytes = 960;
+
+    msgpack::zone zone_{kZoneBytes};
+    msgpack::object object_;
+};
 
 class Reader {
  public:

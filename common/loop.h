@@ -1,5 +1,6 @@
-// The one thread on which a process decides: an Asio loop, without Asio in the header. Pure cores
-// are driven from it; adapters post to it from their own threads.
+// The thread on which a program decides (of an edge with several io threads: each one of these): an
+// Asio loop, without Asio in the header. Pure cores are driven from it; adapters post to it from
+// their own threads.
 //
 // Everything but post() and stop() is to be called on the loop's thread (or before run()).
 #pragma once

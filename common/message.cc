@@ -131,8 +131,8 @@ Message get_message(const Reader& reader, Now now) {
 
 Result<Message> decode_header(std::string_view header, Now now) {
     try {
-        const auto handle = fields::unpack(header, "header", {});
-        const Reader reader(handle.get(), "header");
+        const fields::Unpacked map(header, "header");
+        const Reader reader(map.object(), "header");
         reader.check_version();
         return get_message(reader, now);
     } catch (const Failure& failure) {

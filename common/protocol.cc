@@ -235,8 +235,8 @@ Any read_welcome(const Input& in) {
     welcome.epoch = in.reader.number("epoch");
     welcome.streams = fields::get_marks(in.reader, "streams");
     for (std::size_t i = 1; i + 1 < in.frames.size(); i += 2) {
-        const auto handle = fields::unpack(in.frames[i], "welcome.key", {});
-        const Reader header(handle.get(), "welcome.key");
+        const fields::Unpacked map(in.frames[i], "welcome.key");
+        const Reader header(map.object(), "welcome.key");
         LiveKey& live = welcome.keys.emplace_back(
             LiveKey{header.text("topic"), header.text("poll"), header.text("key"), nullptr});
         if (!in.frames[i + 1].empty()) {
@@ -382,8 +382,8 @@ Result<Any> decode(const Frames& frames, Now now) {
         return Error{Errc::kInvalid, "repair message: no frames"};
     }
     try {
-        const auto handle = fields::unpack(frames[0], "repair message", {.array_max = kRecordsMax});
-        const Reader reader(handle.get(), "repair message");
+        const fields::Unpacked map(frames[0], "repair message", {.array_max = kRecordsMax});
+        const Reader reader(map.object(), "repair message");
         reader.check_version();
         const Type& type = type_of(reader);
         check_frame_count(type, frames);

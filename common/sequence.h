@@ -84,7 +84,11 @@ class Receiver {
         if (seq > kSeqMax) {
             return actions;
         }
-        hold(seq, std::move(value), seq == next_);
+        if (seq == next_) {
+            deliver(std::move(value), actions);  // Most come in order: nothing is kept.
+        } else {
+            hold(seq, std::move(value), false);
+        }
         known_ = std::max(known_, seq);
         release(actions);
         consider_asking(actions, now, random);
@@ -179,11 +183,14 @@ class Receiver {
     }
 
  private:
+    void deliver(T value, Actions& actions) {
+        actions.deliver.push_back({next_++, std::move(value)});
+    }
+
     void release(Actions& actions) {
         while (!held_.empty() && held_.begin()->first == next_) {
-            actions.deliver.push_back({next_, std::move(held_.begin()->second)});
+            deliver(std::move(held_.begin()->second), actions);
             held_.erase(held_.begin());
-            ++next_;
         }
         if (complete()) {
             tries_ = 0;

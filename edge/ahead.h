@@ -3,7 +3,7 @@
 //
 //     for (i ..) { fetch_ahead(sessions, i); serve(*sessions[i]); }
 //
-// It changes nothing but the time that this takes: 8 % of the CPU of a burst to 1,000 clients.
+// It changes nothing but the time that this takes: 5 to 8 % of the CPU of a burst to 1,000 clients.
 #pragma once
 
 #include <cstddef>
@@ -24,9 +24,9 @@ void fetch(const T* object) {
 }
 
 template <class T>
-void fetch_ahead(const std::vector<T*>& all, std::size_t at, std::size_t ahead = kAhead) {
-    if (at + ahead < all.size()) {
-        fetch(all[at + ahead]);
+void fetch_ahead(const std::vector<T*>& all, std::size_t at) {
+    if (at + kAhead < all.size()) {
+        fetch(all[at + kAhead]);
     }
 }
 

@@ -74,7 +74,6 @@ class Edge {
           shared_(shared),
           number_(number),
           access_(std::move(parts.access)),
-          tls_(shared.tls),
           upstream_(Random::from_system(), settings.edge.topics),
           hub_({.legacy_origin = settings.edge.legacy_origin,
                 .topics = settings.edge.topics,
@@ -106,7 +105,7 @@ class Edge {
                  .before_input = [this](Now now) { catch_up(now); }},
                 Random::from_system()),
           rest_({hub_, upstream_, wire_, *access_, http_counters_, shared.metrics,
-                 system_now().mono, tls_.get(), labels(), number == 0}),
+                 system_now().mono, shared.tls.get(), labels(), number == 0}),
           timer_(loop_, [this] { on_timer(); }),
           drain_timer_(loop_, [this] { check_drained(); }),
           metrics_timer_(loop_, [this] { update_metrics(); }),
@@ -125,7 +124,7 @@ class Edge {
                .body_bytes_max = kRequestBodyMax,
                .idle_max = settings.edge.handshake_timeout,
                .origins = settings.edge.cors_origins,
-               .tls = tls_,
+               .tls = shared.tls,
                .header_bytes_max = settings.edge.header_bytes_max,
                .connections_per_address_max = settings.edge.clients_per_address_max,
                .addresses = shared.occupancy->connections,
@@ -160,7 +159,7 @@ class Edge {
     void tell_start() const {
         log_info("edge started", {{"host", settings_.edge.host},
                                   {"port", server_.port()},
-                                  {"tls", tls_ != nullptr},
+                                  {"tls", shared_.tls != nullptr},
                                   {"tokens", access_->required() ? "required" : "not looked at"},
                                   {"io_threads", settings_.edge.io_threads},
                                   {"io_uring", wire_.options().batch != nullptr},
@@ -325,16 +324,16 @@ class Edge {
     }
 
     void reload() {
-        if (!tls_) {
+        if (!shared_.tls) {
             return log_info("SIGHUP: no certificate is configured, nothing is read again");
         }
-        if (const auto read = tls_->reload(); !read) {
+        if (const auto read = shared_.tls->reload(); !read) {
             return log_error("certificate not reloaded, the old one goes on serving",
                              {{"why", "edge." + read.error().message}});
         }
         log_info("certificate reloaded, for new connections",
-                 {{"expires", to_rfc3339(tls_->expires())}});
-        if (const std::string warning = tls_->warning(system_now().wall); !warning.empty()) {
+                 {{"expires", to_rfc3339(shared_.tls->expires())}});
+        if (const std::string warning = shared_.tls->warning(system_now().wall); !warning.empty()) {
             log_warn(warning);
         }
     }
@@ -375,7 +374,6 @@ class Edge {
     Shared& shared_;
     const unsigned number_;
     const std::unique_ptr<Access> access_;
-    const std::shared_ptr<tls::Server> tls_;
     Loop loop_;
     Upstream upstream_;
     Hub hub_;

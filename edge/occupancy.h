@@ -1,6 +1,5 @@
-// Who is connected to an edge now, over all its io threads: what its limits are about. The one
-// thing that these threads share. Thread safe; threads that let somebody in at the same time may
-// each let in one more than a limit says.
+// Who is connected to an edge now, over all its io threads: what its limits are about. Thread safe;
+// threads that let somebody in at the same time may each let in one more than a limit says.
 #pragma once
 
 #include <atomic>

@@ -27,11 +27,15 @@ Message gap_of(const Statement& select, std::uint64_t seq, std::uint64_t to, con
     return gap;
 }
 
-Message message_of(const Statement& select, std::int64_t boot, Now now) {
-    auto message = log_row(select).message(boot, now);
-    return message ? std::move(*message)
-                   : gap_of(select, select.natural(2), select.natural(2),
-                            "the row in the log is damaged");
+Message message_of(const Statement& select, const LogRow& row, bool intact, std::int64_t boot,
+                   Now now) {
+    if (intact) {
+        if (auto message = row.intact_message(boot, now)) {
+            return std::move(*message);
+        }
+    }
+    const auto seq = static_cast<std::uint64_t>(row.seq);
+    return gap_of(select, seq, seq, "the row in the log is damaged");
 }
 
 /// What `add` makes of each row of a query. Values that it binds must live until then.
@@ -132,15 +136,16 @@ Result<LogRange> LogReader::range(const std::string& origin, const std::string& 
             return answer;
         }
         const LogRow found = log_row(range);
+        const bool intact = found.intact();
         const std::uint64_t seq = range.natural(2);
-        if (!answer.items.empty() && seq == next && found.intact() && found.prev &&
-            *found.prev != crc && crc != kDisowned && answer.items.back().seq + 1 == seq) {
+        if (!answer.items.empty() && seq == next && intact && found.prev && *found.prev != crc &&
+            crc != kDisowned && answer.items.back().seq + 1 == seq) {
             Message& before = answer.items.back();
             before =
                 gap_in_place_of(before, "the row in the log is not the one that was committed");
             met(found, "is not the one after the row that was committed before it");
         }
-        if (!found.intact() && found.crc != kDisowned) {
+        if (!intact && found.crc != kDisowned) {
             met(found, "is damaged");
         }
         next = std::max(next, range.natural(13) + 1);
@@ -160,7 +165,7 @@ Result<LogRange> LogReader::range(const std::string& origin, const std::string& 
             --answer.items.back().pos;
             met_hole(found);
         }
-        answer.items.push_back(message_of(range, *current, now));
+        answer.items.push_back(message_of(range, found, intact, *current, now));
         next = seq + 1;
         crc = found.crc;
     }
@@ -200,10 +205,11 @@ Result<LogPage> LogReader::history(std::uint64_t from, std::uint64_t to, Now now
             sql_.page.rewind();
             break;
         }
-        if (!found.intact() && found.crc != kDisowned) {
+        const bool intact = found.intact();
+        if (!intact && found.crc != kDisowned) {
             met(found, "is damaged");
         }
-        page.items.push_back(message_of(sql_.page, *current, now));
+        page.items.push_back(message_of(sql_.page, found, intact, *current, now));
     }
     // After the rows: what is trimmed between the two is told as lost, and never left out unsaid.
     auto trimmed = floors(from);
@@ -260,7 +266,9 @@ Result<std::vector<LogEntry>> LogReader::read(const LogQuery& query, Now now) {
     select->bind(query.from_pos, query.to_pos, query.origin, query.origin, query.topic, query.topic,
                  since, until, std::uint64_t{query.max});
     return collect<LogEntry>(*select, [&](auto& entries) {
-        entries.push_back({Wall{Millis{select->integer(4)}}, message_of(*select, *current, now)});
+        const LogRow row = log_row(*select);
+        entries.push_back(
+            {Wall{Millis{row.stamp.at_ms}}, message_of(*select, row, row.intact(), *current, now)});
     });
 }
 

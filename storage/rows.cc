@@ -46,6 +46,10 @@ Result<Message> LogRow::message(std::int64_t boot, Now now) const {
     if (!intact()) {
         return Error{Errc::kCorrupt, "the row in the log is damaged"};
     }
+    return intact_message(boot, now);
+}
+
+Result<Message> LogRow::intact_message(std::int64_t boot, Now now) const {
     auto read = decode_row(header, body, stamp, boot, now);
     if (read) {
         read->pos = static_cast<std::uint64_t>(pos);

@@ -45,6 +45,8 @@ struct LogRow {
     [[nodiscard]] bool intact() const { return crc == checksum(); }
     /// Errors: kCorrupt.
     [[nodiscard]] Result<Message> message(std::int64_t boot, Now now) const;
+    /// The same of a row that is known to be intact.
+    [[nodiscard]] Result<Message> intact_message(std::int64_t boot, Now now) const;
 };
 LogRow log_row(const Statement& statement, int first = 0);
 

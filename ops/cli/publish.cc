@@ -266,7 +266,8 @@ class Publisher final : private Origin::Io {
         } else if (timed_out_ && origin_.state() == Origin::State::kJoined) {
             complain("the broker at " + settings_.broker.repair +
                      " has not made everything durable within " +
-                     format_duration(command_.timeout) + "; sigmacast status tells why");
+                     format_duration(command_.timeout) +
+                     "; sigmacast status, or the broker's log, tells why");
         } else if (timed_out_) {
             complain("the broker at " + settings_.broker.repair + " did not answer within " +
                      format_duration(command_.timeout) +
