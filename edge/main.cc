@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -464,7 +465,8 @@ bool run_all(const std::vector<std::unique_ptr<Edge>>& edges) {
             others.emplace_back(run, std::ref(*edges[i]));
         }
     } catch (const std::system_error& problem) {
-        end_all(problem);
+        end_all(std::runtime_error("no io thread: " + std::string(problem.what()) +
+                                   " (ulimit -u, or pids.max of its group)"));
     }
     run(*edges.front());
     for (std::thread& other : others) {

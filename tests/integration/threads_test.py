@@ -3,8 +3,13 @@
 import contextlib
 import http.client
 import json
+import os
+import pathlib
+import resource
+import shutil
 import signal
 import subprocess
+import tempfile
 
 import pytest
 
@@ -171,6 +176,30 @@ def test_a_port_of_another_edge_is_refused_though_both_would_share_theirs(make_c
     assert again.returncode == 1 and "is in use by another program" in again.stdout + again.stderr
     with cluster.v1(POLL) as client:
         client.wait(is_live)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a user of its own, whose processes and threads are counted: root")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_start_without_room_for_its_threads_ends_with_the_reason(make_cluster, threads):
+    """Each io thread needs four: its own, its bus's, and two of ZeroMQ's."""
+    config = make_cluster(None, start=False, edge_options={"io_threads": threads}).edge.config["text"]()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        program = shutil.copy(BIN / "sigmacast-edge", folder)
+        path = pathlib.Path(folder, "sigmacast.toml")
+        path.write_text(config)
+        path.chmod(0o644)
+
+        def as_nobody_with(most, user):
+            resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
+            os.setgid(user)
+            os.setuid(user)
+        user, most = 54_321 + threads, 4 * threads - 1
+        ended = subprocess.run([program, "--config", path], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE,
+                               cwd=folder, env=clean_environment(), preexec_fn=lambda: as_nobody_with(most, user))
+    assert ended.returncode == 1
+    assert ("no thread for the bus" if threads == 1 else "no io thread") in ended.stderr
+    assert "ulimit -u" in ended.stderr
 
 
 def test_of_two_that_are_started_at_once_on_one_port_one_has_it(make_cluster, engine):
