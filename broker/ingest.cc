@@ -480,8 +480,7 @@ Ingest::Stream* Ingest::stream_of(Origin& origin, const std::string& topic) {
     if (streams_ >= kStreamsMax) {
         if (!std::exchange(full_logged_, true)) {
             log_error(
-                "no more topics are taken: of what is sent under other names nothing becomes "
-                "durable; "
+                "no more topics are taken: what is sent under other names does not become durable; "
                 "use fewer topics, with keys",
                 {{"topics", streams_}, {"origin", origin.name}, {"topic", topic}});
         }

@@ -172,7 +172,7 @@ class Ingest {
     std::map<std::string, Origin> origins_;
     std::vector<std::string> order_;
     std::size_t streams_ = 0;
-    bool full_logged_ = false;  // Once: later ones are counted.
+    bool full_logged_ = false;  // Once.
     std::set<StreamName> moved_;
     std::set<StreamName> waiting_;  // Streams with a gap.
     std::uint64_t next_ask_ = 1;

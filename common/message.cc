@@ -32,6 +32,9 @@ void put_gap(Writer& writer, const Gap& gap) {
 }
 
 void put_detail(Writer& writer, const Message& message, Mono now) {
+    if (std::holds_alternative<std::monostate>(message.detail)) {
+        return;
+    }
     Writer detail;
     if (const auto* report = std::get_if<Report>(&message.detail)) {
         fields::put_report(detail, *report, now);

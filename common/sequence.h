@@ -107,13 +107,17 @@ class Receiver {
 
     /// A reply that does not reach `next`, or says nothing, changes nothing: the request is
     /// repeated in its time, and is then given up. So neither a late duplicate nor a sender that
-    /// knows less than we do makes us ask in a circle.
+    /// knows less than we do makes us ask in a circle. Of what is outside of its range it says
+    /// nothing.
     Actions on_range(RangeReply<T> reply, Mono now, Random& random) {
         Actions actions;
+        if (reply.range.to > kSeqMax) {
+            return actions;
+        }
         const std::uint64_t before = next_;
-        const bool joins = reply.range.from <= next_ && reply.range.to <= kSeqMax;
+        const bool joins = reply.range.from <= next_;
         for (Item<T>& item : reply.items) {
-            if (item.seq <= std::min(reply.range.to, kSeqMax)) {
+            if (reply.range.from <= item.seq && item.seq <= reply.range.to) {
                 hold(item.seq, std::move(item.value), joins);
                 known_ = std::max(known_, item.seq);
             }
@@ -252,7 +256,7 @@ class Receiver {
     std::uint64_t next_;
     ReceiverLimits limits_;
     std::uint64_t known_ = 0;
-    std::map<std::uint64_t, T> held_;
+    std::map<std::uint64_t, T> held_;  // Behind next_, always.
     int tries_ = 0;
     std::optional<Mono> asked_until_;
 };

@@ -468,6 +468,9 @@ bool run_all(const std::vector<std::unique_ptr<Edge>>& edges) {
         end_all(std::runtime_error("no io thread: " + std::string(problem.what()) +
                                    " (ulimit -u, or pids.max of its group)"));
     }
+    if (good) {
+        edges.front()->tell_start();
+    }
     run(*edges.front());
     for (std::thread& other : others) {
         other.join();
@@ -500,7 +503,6 @@ int run_edge(const Settings& settings) {
             return kExitFailed;
         }
     }
-    edges.front()->tell_start();
     const bool good = run_all(edges);
     log_info("edge stopped");
     return good ? kExitOk : kExitFailed;

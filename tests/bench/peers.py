@@ -6,7 +6,7 @@
     server.client  options of sigmacast-bench-fanout for its clients, server.feed for its feed (server.feed_fd)
     server.stop()
 
-    with an_edge(io_threads=2) as edge: ...  # The edge alone, in a folder of its own.
+    with an_edge(io_threads=2) as edge: ...  # One without a peer, in a folder of its own.
 
 Each server is one process on one core, as it is by default but for what a note at its class names. What feeds it (for the
 edge: `sigmacast publish` and the broker) is not counted.

@@ -175,7 +175,7 @@ class World final : public BrokerOutputs {
         range.origin = ask_.origin;
         range.topic = ask_.topic;
         range.epoch = std::to_string(input.byte() % 4);
-        range.range = ask_.range;
+        range.range = {ask_.range.from + input.byte() % 4, ask_.range.to};
         if (input.byte() % 2 == 0) {
             range.superseded = {{ask_.range.from, ask_.range.from + input.byte()}};
         }

@@ -146,7 +146,8 @@ class World {
         range.origin = ask_.origin;
         range.topic = ask_.topic;
         range.epoch = epoch(input.byte());
-        range.range = {ask_.range.from, std::min(ask_.range.to, ask_.range.from + input.byte())};
+        range.range = {ask_.range.from + input.byte() % 4,
+                       std::min(ask_.range.to, ask_.range.from + input.byte())};
         for (int i = input.byte() % 4; i > 0; --i) {
             Make made = make(input);
             made.topic = ask_.topic;

@@ -433,7 +433,8 @@ class Cluster:
                               env={**clean_environment(), **(environment or {})})
 
     def publish(self, events, *options):
-        """`sigmacast publish OPTIONS` of events, or of lines as they are: durable, and known to the edges, when it returns."""
+        """`sigmacast publish OPTIONS` of events, or of lines as they are: durable when it returns, and known to the edges that can
+        be asked (settle)."""
         lines = events if isinstance(events, str) else "".join(json.dumps(event) + "\n" for event in events)
         done = self.command("publish", "--config", self.command_config(), *options, input=lines, timeout=60)
         assert done.returncode == 0, done.stderr

@@ -260,6 +260,21 @@ TEST_F(ReceiverTest, AReplyThatStartsAfterTheGapKeepsToTheHoldBack) {
     EXPECT_THAT(delivered_, ElementsAre(1, 2, 3, 4));
 }
 
+TEST_F(ReceiverTest, OfWhatIsOutsideOfItsRangeAReplySaysNothing) {
+    head(4);
+    reply({5, 9}, {1, 3});
+    reply({2, ~std::uint64_t{0}}, {1, 2});
+    item(1);
+    item(2);
+    item(4);
+    EXPECT_THAT(delivered_, ElementsAre(1, 2));
+    EXPECT_EQ(receiver_.missing(), (Range{3, 3}));
+    reply({3, 4}, {1, 3});
+    EXPECT_THAT(delivered_, ElementsAre(1, 2, 3, 4));
+    EXPECT_THAT(lost_, IsEmpty());
+    EXPECT_TRUE(receiver_.complete());
+}
+
 TEST_F(ReceiverTest, ALateDuplicateOfAReplyDoesNotMultiplyRequests) {
     limits({.ask_max = 2});
     head(6);
