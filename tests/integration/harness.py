@@ -145,7 +145,7 @@ class Program:
         self.before_exec = None  # Called in the process that becomes the program.
 
     def start(self, ready=True, timeout=10):
-        assert not self.running, f"{self.name} is running"
+        assert not self.alive, f"{self.name} is running"
         self.config_path.write_text(self.config["text"]())
         with open(self.log_path, "ab") as log:
             log.write(f"--- start {time.strftime('%H:%M:%S')}\n".encode())
@@ -159,7 +159,7 @@ class Program:
         return self
 
     @property
-    def running(self):
+    def alive(self):
         return self.process is not None and self.process.poll() is None
 
     def wait_ready(self, timeout=10):
@@ -196,7 +196,7 @@ class Program:
 
     def kill(self):
         """kill -9; returns when the process is gone."""
-        if self.running:
+        if self.alive:
             self.process.kill()
             self.process.wait()
 
@@ -210,7 +210,7 @@ class Program:
         """SIGTERM; returns the exit status."""
         if self.process is None:
             return None
-        if self.running:
+        if self.alive:
             self.thaw()
             self.process.terminate()
         return self.process.wait(timeout * PATIENCE)
@@ -395,7 +395,7 @@ class Cluster:
         """Until each edge that runs has what the broker has committed: it may come a moment after its publisher was told. One that
         is cut off, or tells nothing without a token, is waited for in vain."""
         committed = self.broker.metrics()["sigmacast_broker_pos"]
-        for edge in [edge for edge in self.edges if edge.running]:
+        for edge in [edge for edge in self.edges if edge.alive]:
             with contextlib.suppress(AssertionError):
                 until(lambda edge=edge: get(edge.port, "/api/v1/health", tls=self.tls)[2]["pos"] >= committed, timeout / PATIENCE)
 
@@ -453,6 +453,6 @@ def show_logs():
     for cluster in clusters:
         for program in cluster.programs:
             lines = program.log().splitlines()
-            parts.append(f"--- {program.name} ({'running' if program.running else 'ended'}, port {program.port}), the last of "
+            parts.append(f"--- {program.name} ({'running' if program.alive else 'ended'}, port {program.port}), the last of "
                          f"{len(lines)} lines\n" + "\n".join(lines[-40:]))
     return "\n".join(parts)
